@@ -1,0 +1,62 @@
+"""Why a packet was not forwarded. Every drop in the project has exactly one of these reasons.
+
+The values are what stands in the daemons' counters, in the results and in the documents.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class DropReason(str, Enum):
+    """One name per way to refuse a packet."""
+
+    # What the bytes are not
+    MALFORMED = "malformed"
+    """The Geneve packet, or the security option in it, does not parse."""
+    UNSUPPORTED_VERSION = "unsupported_version"
+    """A Geneve version other than 0 (RFC 8926, section 3.4: endpoints must drop it)."""
+    OAM = "oam"
+    """A control packet (O bit), which has no payload for a tenant."""
+    UNSUPPORTED_PROTOCOL = "unsupported_protocol"
+    """A protocol type other than an Ethernet frame."""
+    UNKNOWN_CRITICAL_OPTION = "unknown_critical_option"
+    """An option with its critical bit set that this endpoint does not know (section 3.5.1)."""
+    MALFORMED_INNER = "malformed_inner"
+    """The inner frame is too short to be Ethernet or its headers contradict its length."""
+    ECN = "ecn"
+    """Congestion marked outside, while the inner packet cannot carry the mark (RFC 6040, section 4.2)."""
+
+    # What the overlay does not serve
+    UNKNOWN_VNI = "unknown_vni"
+    """A VNI without tenants at this NVE."""
+    UNKNOWN_DESTINATION = "unknown_destination"
+    """No NVE to send the frame to."""
+    FRAME_TOO_BIG = "frame_too_big"
+    """The encapsulated frame would exceed the underlay's MTU."""
+    SEND_FAILED = "send_failed"
+    """The kernel refused to send the packet."""
+
+    # What the security policy refuses
+    POLICY_DISCARD = "policy_discard"
+    """The policy says DISCARD, or no rule matches."""
+    NO_ASSOCIATION = "no_association"
+    """The policy says SECURE and there is no association for it: fail closed."""
+    UNPROTECTED = "unprotected"
+    """The policy demands protection and the packet carries none for this node."""
+    UNKNOWN_SPI = "unknown_spi"
+    """A security option for an endpoint under an SPI that this node does not hold."""
+    SOURCE_MISMATCH = "source_mismatch"
+    """The outer source address is not that of the association's sender."""
+    REPLAYED = "replayed"
+    """The sequence number was seen before."""
+    BEHIND_WINDOW = "behind_window"
+    """The sequence number lies too far behind to tell whether it was seen before."""
+    AUTHENTICATION_FAILED = "authentication_failed"
+    """The tag does not verify."""
+    POLICY_MISMATCH = "policy_mismatch"
+    """The packet verified, but under an association that the policy does not ask for."""
+    UNAUTHORISED_SOURCE = "unauthorised_source"
+    """The packet verified, but the inner source address does not belong to its sending NVE."""
+    SEQUENCE_EXHAUSTED = "sequence_exhausted"
+    """The association's hard packet limit is reached; sealing refuses."""
