@@ -12,9 +12,9 @@ import binascii
 import ipaddress
 import re
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, SerializationInfo, field_serializer, field_validator
 
 from geneve.config import StrictModel
 from geneve.header import MAX_VNI, HeaderField
@@ -190,6 +190,12 @@ class Association(StrictModel):
             raise ValueError(f"expected base64 of {SECRET_SIZE} bytes")
         return value
 
+    @field_serializer("secret")
+    def _secret_text(self, value: SecretStr, info: SerializationInfo) -> str:
+        # Masked unless asked for by name, so that no log line or REST view can show it by accident.
+        reveal = isinstance(info.context, dict) and info.context.get("reveal_secrets") is True
+        return value.get_secret_value() if reveal else "**********"
+
     def secret_bytes(self) -> bytes:
         """Return the 32 secret bytes."""
         return base64.b64decode(self.secret.get_secret_value())
@@ -216,3 +222,7 @@ class NodeState(StrictModel):
     outbound: tuple[Association, ...] = ()
     inbound: tuple[Association, ...] = ()
     transit_vnis: tuple[TransitVni, ...] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object for the control channel, secrets included: never for a log or a result."""
+        return self.model_dump(mode="json", context={"reveal_secrets": True})
