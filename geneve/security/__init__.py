@@ -1,0 +1,1 @@
+"""The security mechanism: associations, keys, coverage, sealing, opening, replay protection."""
