@@ -1,0 +1,53 @@
+# Everything a user of the testbed runs. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup experiment plots test test-fast lint doctor cli clean clean-results
+
+PYTHON_VENV := .venv/bin/python
+# quick: under ten minutes on two cores; paper: more repeats.
+PROFILE ?= quick
+SCENARIO ?=
+# More arguments for pytest, for example: make test PYTEST_ARGS='-k sandbox -x'
+PYTEST_ARGS ?=
+
+export PYTHONDONTWRITEBYTECODE :=
+
+help: ## List the targets
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (Debian packages, .venv); quick when nothing is
+	@./setup.sh
+
+experiment: setup ## Run all experiments; PROFILE=quick|paper, SCENARIO=name or file (root)
+	@$(PYTHON_VENV) -m experiments run --profile $(PROFILE) $(if $(SCENARIO),--scenario $(SCENARIO))
+
+plots: setup ## Draw the plots and tables of results/latest again from its samples (no root)
+	@$(PYTHON_VENV) -m experiments plots results/latest
+
+test: setup ## All tests, the live ones inside the sandbox (root)
+	@$(PYTHON_VENV) -m topologies.sandbox -- $(PYTHON_VENV) -m pytest $(PYTEST_ARGS)
+
+test-fast: setup ## The tests that need neither root nor a network
+	@$(PYTHON_VENV) -m pytest -m 'not live' $(PYTEST_ARGS)
+
+lint: setup ## Style and types: ruff and mypy
+	@$(PYTHON_VENV) -m ruff check .
+	@$(PYTHON_VENV) -m mypy
+
+doctor: setup ## Name every tool and kernel feature found or missing, and what a missing one costs
+	@$(PYTHON_VENV) -m experiments.doctor
+
+cli: setup ## Mininet's command line on the running default scenario; SCENARIO=name or file (root)
+	@$(PYTHON_VENV) -m topologies.cli $(SCENARIO)
+
+clean: ## Remove caches and stale files of the testbed (never results, never anything else)
+	@find . -path ./.venv -prune -o -path ./results -prune -o -type d \
+		\( -name __pycache__ -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache \
+		-o -name .hypothesis -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+	@rm -rf .venv setup.log
+	@echo "clean: caches and .venv removed; results/ kept (make clean-results removes them)"
+
+clean-results: ## Remove all results
+	@find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	@echo "clean-results: results/ is empty"
