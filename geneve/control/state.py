@@ -14,13 +14,16 @@ import re
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, SerializationInfo, field_serializer, field_validator
+from pydantic import AfterValidator, Field, SecretStr, SerializationInfo, field_serializer, field_validator, model_validator
 
 from geneve.config import StrictModel
 from geneve.header import MAX_VNI, HeaderField
 
 SECRET_SIZE = 32
 """Bytes of an association's secret, from which its keys are derived."""
+
+BINDING_FIELDS = frozenset({HeaderField.VNI, HeaderField.PROTOCOL_TYPE})
+"""Header fields bound to the payload whenever it is authenticated (design invariant 3)."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
@@ -104,6 +107,14 @@ class Coverage(StrictModel):
     authenticate_inner: InnerCoverage = InnerCoverage.ALL
     encrypt_inner: InnerCoverage = InnerCoverage.ALL
 
+    @model_validator(mode="after")
+    def _encryption_is_authenticated(self) -> Coverage:
+        if self.encrypt_inner is InnerCoverage.ALL and self.authenticate_inner is not InnerCoverage.ALL:
+            raise ValueError("what is encrypted is authenticated too: set authenticate_inner to 'all'")
+        if self.authenticate_inner is InnerCoverage.ALL and not BINDING_FIELDS <= self.header:
+            raise ValueError("who authenticates the inner frame must cover the header's vni and protocol_type")
+        return self
+
 
 class Profile(StrictModel):
     """A named set of protections: one coverage for the egress NVE, one for each transit device on the path."""
@@ -112,7 +123,16 @@ class Profile(StrictModel):
     aead: Aead = Aead.AES_128_GCM
     egress: Coverage = Coverage()
     transit: Coverage | None = None
-    replay_window: int = Field(default=1024, ge=64, le=65536)
+    replay_window: int = Field(default=1024, ge=64, le=65536, multiple_of=64)
+
+    @model_validator(mode="after")
+    def _transit_covers_no_inner(self) -> Profile:
+        if self.transit is not None and self.transit.authenticate_inner is not InnerCoverage.NONE:
+            raise ValueError(
+                "a transit device's tag does not cover the inner frame: set transit.authenticate_inner "
+                "and transit.encrypt_inner to 'none'"
+            )
+        return self
 
 
 class Rule(StrictModel):
