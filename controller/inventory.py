@@ -1,0 +1,225 @@
+"""The inventory: the one file that says which switches, links, nodes, tenants and policies exist.
+
+Roles, addresses and places come from here and never from a node's own words. The schema is strict;
+references are checked across the whole file, and the first fault is reported in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+
+from pydantic import Field
+
+from geneve.config import StrictModel, load
+from geneve.control.state import Action, IpAddress, Mapping, Name, Profile, Role, Vni
+from geneve.errors import ConfigError
+
+MAX_PATH_COST = 65535
+"""Largest cost of one link."""
+
+
+class Nva(StrictModel):
+    """The NVA's own name, where it listens for nodes, and its TLS files (relative to the inventory file)."""
+
+    name: Name
+    address: IpAddress
+    port: int = Field(default=6640, ge=1, le=65535)
+    ca: str
+    certificate: str
+    key: str
+
+
+class Listener(StrictModel):
+    """An address and a TCP port to listen on."""
+
+    address: IpAddress
+    port: int = Field(ge=1, le=65535)
+
+
+class InventoryLink(StrictModel):
+    """A link between two switches, its cost, and what sits on it from the first switch to the second."""
+
+    between: tuple[Name, Name]
+    via: tuple[Name, ...] = ()
+    cost: int = Field(default=10, ge=1, le=MAX_PATH_COST)
+
+
+class InventoryNode(StrictModel):
+    """A node that may register. ``switch`` is where an NVE is attached; a transit device sits on a link."""
+
+    role: Role
+    address: IpAddress
+    switch: Name | None = None
+
+
+class InventoryVni(StrictModel):
+    """One virtual network: its tenant, what its policy does, and its tenants' MTU in bytes."""
+
+    vni: Vni
+    tenant: Name
+    action: Action
+    profile: Name | None = None
+    telemetry: bool = False
+    mtu: int = Field(ge=576, le=65535)
+
+
+class Inventory(StrictModel):
+    """The whole file. Use :func:`load_inventory`, which also checks references."""
+
+    nva: Nva
+    openflow: Listener
+    rest: Listener
+    switches: dict[Name, int]
+    links: tuple[InventoryLink, ...] = ()
+    nodes: dict[Name, InventoryNode] = {}
+    profiles: tuple[Profile, ...] = ()
+    vnis: tuple[InventoryVni, ...] = ()
+    mappings: tuple[Mapping, ...] = ()
+
+    def members(self, vni: int) -> tuple[str, ...]:
+        """Return the names of the NVEs that have mappings in ``vni``, sorted."""
+        return tuple(sorted({m.nve for m in self.mappings if m.vni == vni}))
+
+    def link_costs(self) -> dict[tuple[int, int], int]:
+        """Return the cost of each expected link by its two datapath ids, the smaller first."""
+        costs = {}
+        for link in self.links:
+            low, high = sorted(self.switches[name] for name in link.between)
+            costs[low, high] = link.cost
+        return costs
+
+    def via(self, first: int, second: int) -> tuple[str, ...]:
+        """Return the devices on the link from datapath ``first`` to ``second``, in order of travel."""
+        for link in self.links:
+            ends = tuple(self.switches[name] for name in link.between)
+            if ends == (first, second):
+                return link.via
+            if ends == (second, first):
+                return link.via[::-1]
+        return ()
+
+
+def load_inventory(path: Path) -> Inventory:
+    """Read and check an inventory file; ConfigError is one sentence that names the file and the key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read ({reason}); give the inventory that the topology wrote.") from None
+    return parse_inventory(text, str(path))
+
+
+def parse_inventory(text: str, source: str) -> Inventory:
+    """Parse and check an inventory; ConfigError names ``source`` and the key at fault."""
+    inventory = load(text, source, Inventory)
+    fault = _first_fault(inventory)
+    if fault is not None:
+        raise ConfigError(f"{source}: {fault}")
+    return inventory
+
+
+def _first_fault(inventory: Inventory) -> str | None:
+    checks = (_check_switches, _check_links, _check_nodes, _check_vnis, _check_mappings)
+    for check in checks:
+        fault = check(inventory)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _duplicate(values: Iterable[Hashable]) -> Hashable | None:
+    seen: set[Hashable] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _check_switches(inventory: Inventory) -> str | None:
+    for name, dpid in inventory.switches.items():
+        if not 1 <= dpid < 1 << 64:
+            return f"key 'switches.{name}': {dpid} is no datapath id; expected 1 to 2^64-1."
+    dpid_twice = _duplicate(inventory.switches.values())
+    if dpid_twice is not None:
+        return f"key 'switches': datapath id {dpid_twice} is given to two switches; give each its own."
+    return None
+
+
+def _check_links(inventory: Inventory) -> str | None:
+    pairs: set[frozenset[str]] = set()
+    devices: set[str] = set()
+    for number, link in enumerate(inventory.links):
+        for end in link.between:
+            if end not in inventory.switches:
+                return f"key 'links.{number}.between': no switch is named '{end}'; add it to 'switches'."
+        pair = frozenset(link.between)
+        if len(pair) < 2:
+            return f"key 'links.{number}.between': a link joins two different switches, found '{link.between[0]}' twice."
+        if pair in pairs:
+            return f"key 'links.{number}.between': {' and '.join(link.between)} have a link already; keep one."
+        pairs.add(pair)
+        for device in link.via:
+            if device in devices:
+                return f"key 'links.{number}.via': '{device}' is on a link already; a device sits in one place."
+            if device in inventory.nodes and inventory.nodes[device].role is not Role.TRANSIT:
+                return f"key 'links.{number}.via': '{device}' is no transit device; correct its role or the link."
+            devices.add(device)
+    return None
+
+
+def _check_nodes(inventory: Inventory) -> str | None:
+    names = list(inventory.nodes) + list(inventory.switches) + [inventory.nva.name]
+    twice = _duplicate(names)
+    if twice is not None:
+        return f"key 'nodes.{twice}': the name is in use already; give each switch, node and the NVA its own."
+    owners = {inventory.nva.address: inventory.nva.name}
+    for name, node in inventory.nodes.items():
+        if node.address in owners:
+            return f"key 'nodes.{name}.address': {node.address} belongs to '{owners[node.address]}' already; change one."
+        owners[node.address] = name
+        if node.switch is not None and node.switch not in inventory.switches:
+            return f"key 'nodes.{name}.switch': no switch is named '{node.switch}'; add it to 'switches'."
+        if node.role is Role.NVE and node.switch is None:
+            return f"key 'nodes.{name}.switch' is missing; an NVE needs the switch it is attached to."
+    return None
+
+
+def _check_vnis(inventory: Inventory) -> str | None:
+    twice = _duplicate(profile.name for profile in inventory.profiles)
+    if twice is not None:
+        return f"key 'profiles': '{twice}' is given twice; keep one."
+    profiles = {profile.name for profile in inventory.profiles}
+    seen: set[int] = set()
+    for number, vni in enumerate(inventory.vnis):
+        where = f"key 'vnis.{number}"
+        if vni.vni in seen:
+            return f"{where}.vni': {vni.vni} is given twice; a VNI belongs to one tenant."
+        seen.add(vni.vni)
+        if (vni.action is Action.SECURE) != (vni.profile is not None):
+            return f"{where}.profile': a profile belongs to the action 'secure' and to no other; add or remove it."
+        if vni.profile is not None and vni.profile not in profiles:
+            return f"{where}.profile': no profile is named '{vni.profile}'; add it to 'profiles'."
+    return None
+
+
+def _check_mappings(inventory: Inventory) -> str | None:
+    vnis = {vni.vni for vni in inventory.vnis}
+    macs: set[tuple[int, str]] = set()
+    ips: set[tuple[int, str]] = set()
+    for number, mapping in enumerate(inventory.mappings):
+        where = f"key 'mappings.{number}"
+        if mapping.vni not in vnis:
+            return f"{where}.vni': VNI {mapping.vni} is not in 'vnis'; add it there or correct the number."
+        node = inventory.nodes.get(mapping.nve)
+        if node is None or node.role is not Role.NVE:
+            return f"{where}.nve': no NVE is named '{mapping.nve}'; add it to 'nodes'."
+        if (mapping.vni, mapping.mac) in macs:
+            return f"{where}.mac': {mapping.mac} is in VNI {mapping.vni} already; each is unique in a VNI."
+        macs.add((mapping.vni, mapping.mac))
+        for ip in mapping.ips:
+            if (mapping.vni, ip) in ips:
+                return f"{where}.ips': {ip} is in VNI {mapping.vni} already; each is unique in a VNI."
+            ips.add((mapping.vni, ip))
+    return None
