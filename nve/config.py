@@ -1,0 +1,103 @@
+"""The NVE's configuration file (YAML or JSON)."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from geneve.config import StrictModel, load
+from geneve.control.state import IpAddress, Name, NodeState, Role, Vni
+from geneve.errors import ConfigError
+from geneve.header import GENEVE_PORT
+
+
+def _check_interface(value: str) -> str:
+    if not 1 <= len(value) <= 15 or "/" in value or any(character.isspace() for character in value):
+        raise ValueError("expected an interface name of 1 to 15 characters, without spaces or slashes")
+    return value
+
+
+InterfaceName = Annotated[str, AfterValidator(_check_interface)]
+
+
+class Underlay(StrictModel):
+    """The NVE's side of the underlay. ``mtu`` in bytes; ``dscp`` of outer packets, or "inherit"."""
+
+    address: IpAddress
+    port: int = Field(default=GENEVE_PORT, ge=1, le=65535)
+    mtu: int = Field(default=1500, ge=1280, le=65535)
+    source_ports: int = Field(default=32, ge=1, le=256)
+    dscp: Annotated[int, Field(ge=0, le=63)] | Literal["inherit"] = 0
+
+
+class LocalVni(StrictModel):
+    """A VNI served here, and the local tenants' interfaces that belong to it."""
+
+    vni: Vni
+    ports: tuple[InterfaceName, ...] = ()
+
+
+class Nva(StrictModel):
+    """Where the NVA is, and the files that prove who is who: CA, own certificate and own key (PEM)."""
+
+    name: Name
+    address: IpAddress
+    port: int = Field(ge=1, le=65535)
+    ca: str
+    certificate: str
+    key: str
+
+
+class NveConfig(StrictModel):
+    """The whole file. Exactly one of ``nva`` and ``static_state`` says where the state comes from."""
+
+    name: Name
+    underlay: Underlay
+    vnis: tuple[LocalVni, ...] = Field(min_length=1)
+    nva: Nva | None = None
+    static_state: NodeState | None = None
+    sequence_file: str | None = None
+    stats: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> NveConfig:
+        if (self.nva is None) == (self.static_state is None):
+            raise ValueError("give exactly one of 'nva' (state from the controller) and 'static_state'")
+        numbers = [vni.vni for vni in self.vnis]
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("key 'vnis' names a VNI twice")
+        ports = [port for vni in self.vnis for port in vni.ports]
+        if len(set(ports)) != len(ports):
+            raise ValueError("key 'vnis' gives one port to two VNIs")
+        state = self.static_state
+        if state is not None:
+            if state.node != self.name or state.role is not Role.NVE:
+                raise ValueError(f"key 'static_state' is not for an NVE named {self.name!r}")
+            if state.outbound and self.sequence_file is None:
+                raise ValueError(
+                    "key 'sequence_file' is missing: keys from a file survive a restart, so the sequence "
+                    "numbers must too, or a nonce would repeat"
+                )
+        return self
+
+    @property
+    def dscp(self) -> int | None:
+        """The outer DSCP, or None to copy the inner one."""
+        return None if self.underlay.dscp == "inherit" else self.underlay.dscp
+
+
+def load_config(path: Path) -> NveConfig:
+    """Read and check ``path``; ConfigError in one sentence, also when secrets lie open to others."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        mode = path.stat().st_mode
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}).") from None
+    config = load(text, str(path), NveConfig)
+    state = config.static_state
+    if state is not None and (state.inbound or state.outbound) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path}: holds secrets and is open to other users; run 'chmod 600 {path}'.")
+    return config

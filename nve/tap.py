@@ -1,0 +1,123 @@
+"""TAP interfaces and the bridges that join them with local tenants' ports (thin shell)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterable
+
+TUNSETIFF = 0x400454CA
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+
+_FRAME_ROOM = 64
+"""Bytes read beyond the MTU: Ethernet header and VLAN tags."""
+
+
+class LinkError(Exception):
+    """An interface could not be made or changed; the text names it and what the kernel said."""
+
+
+def ip(*arguments: str) -> None:
+    """Run ``ip``; LinkError with its message when it fails."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LinkError(f"'ip {' '.join(arguments)}' failed: {done.stderr.strip()}.")
+
+
+class Tap:
+    """A TAP interface of this process; the kernel removes it when it is closed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._size = 1500 + _FRAME_ROOM
+        try:
+            self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:
+            raise LinkError(f"cannot open /dev/net/tun ({error.strerror}); the tun module and root are needed.") from None
+        try:
+            fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+        except OSError as error:
+            os.close(self.fd)
+            raise LinkError(f"cannot make the TAP interface {name} ({error.strerror}).") from None
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the MTU in bytes, of the interface and of what is read from it."""
+        ip("link", "set", self.name, "mtu", str(mtu))
+        self._size = mtu + _FRAME_ROOM
+
+    def read(self, limit: int) -> list[bytes]:
+        """Return up to ``limit`` frames that are waiting."""
+        frames: list[bytes] = []
+        try:
+            while len(frames) < limit:
+                frames.append(os.read(self.fd, self._size))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EBADFD):  # the interface is down
+                raise
+        return frames
+
+    def write(self, frame: bytes) -> bool:
+        """Hand a frame to the kernel; False when it does not take it (interface down, queue full)."""
+        try:
+            os.write(self.fd, frame)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Remove the interface."""
+        os.close(self.fd)
+
+
+class TenantBridge:
+    """The bridge of one VNI: local tenants' ports and the TAP. Removed again by :meth:`close`."""
+
+    def __init__(self, vni: int, ports: Iterable[str]) -> None:
+        self.name = f"br{vni}"
+        self.ports = tuple(ports)
+        self.tap = Tap(f"tap{vni}")
+        try:
+            # No spanning tree and no snooping: the overlay is one segment, and floods are its own affair.
+            ip("link", "add", self.name, "type", "bridge", "stp_state", "0", "mcast_snooping", "0")
+        except LinkError:
+            self.tap.close()
+            raise
+        try:
+            for interface in (self.tap.name, *self.ports):
+                _no_ipv6(interface)
+                ip("link", "set", interface, "master", self.name)
+            _no_ipv6(self.name)
+            for interface in (self.tap.name, *self.ports, self.name):
+                ip("link", "set", interface, "up")
+        except LinkError:
+            self.close()
+            raise
+
+    def set_mtu(self, mtu: int) -> None:
+        """Set the MTU, in bytes, of the TAP, the ports and the bridge."""
+        self.tap.set_mtu(mtu)
+        for interface in (*self.ports, self.name):
+            ip("link", "set", interface, "mtu", str(mtu))
+
+    def close(self) -> None:
+        """Remove the bridge and the TAP; the tenants' ports stay."""
+        try:
+            ip("link", "del", self.name)
+        except LinkError:
+            pass
+        self.tap.close()
+
+
+def _no_ipv6(interface: str) -> None:
+    # These interfaces only pass frames on: the kernel's own neighbour discovery has no business there.
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", "w", encoding="ascii") as switch:
+            switch.write("1")
+    except OSError:
+        pass
