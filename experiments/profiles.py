@@ -1,0 +1,55 @@
+"""How long and how often each experiment measures: ``quick`` for every day, ``paper`` for publication."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Repeats and durations of one profile. Times in seconds, rates in packets per second."""
+
+    name: str
+    repeats: int
+    """Repeats of each configuration; six is the fewest for which a 95% interval of the median exists."""
+    tcp_seconds: int
+    udp_seconds: int
+    udp_rate: int
+    """Packets per second of the load under which CPU time is measured; must lie well below capacity."""
+    pings: int
+    ping_interval: float
+    frames_per_size: int
+    attack_trials: int
+    packets_per_trial: int
+    telemetry_packets: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields for run.json."""
+        return asdict(self)
+
+
+UDP_PAYLOAD = 1200
+"""Bytes of payload of the CPU load's datagrams: fits the tenant MTU of every configuration."""
+
+FRAME_SIZES = (64, 128, 256, 512, 1024, 1280)
+"""Inner frame sizes in bytes, Ethernet header included and no FCS; the tenant's largest is added."""
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "quick", repeats=6, tcp_seconds=1, udp_seconds=1, udp_rate=2000, pings=100, ping_interval=0.004,
+            frames_per_size=5, attack_trials=6, packets_per_trial=10, telemetry_packets=200,
+        ),
+        Profile(
+            "paper", repeats=20, tcp_seconds=5, udp_seconds=5, udp_rate=2000, pings=500, ping_interval=0.004,
+            frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000,
+        ),
+        Profile(
+            "smoke", repeats=1, tcp_seconds=1, udp_seconds=1, udp_rate=1000, pings=20, ping_interval=0.004,
+            frames_per_size=2, attack_trials=3, packets_per_trial=3, telemetry_packets=20,
+        ),
+    )
+}  # fmt: skip
+"""All profiles by name; ``smoke`` only shows that everything runs: its numbers mean nothing."""
