@@ -46,12 +46,12 @@ _UDP = struct.Struct("!HHH")
 
 
 Location = tuple[int, int, int]
-"""Where a Geneve datagram is in a frame: offset of the IP header, offset of the UDP header, end of the payload."""
+"""Where a Geneve datagram is in a frame: offsets of the IP header, the UDP header and the payload's end."""
 
 
 @dataclass(frozen=True, slots=True)
 class OuterDatagram:
-    """The underlay's view of one Geneve datagram. Addresses are canonical text; sizes and offsets are bytes."""
+    """The underlay's view of a Geneve datagram. Addresses are canonical text; sizes and offsets are bytes."""
 
     source: str
     destination: str
@@ -142,13 +142,21 @@ def _locate_ipv6(frame: bytes, start: int) -> Location | None:
 
 
 def _locate_udp(frame: bytes, network: int, start: int, end: int) -> Location | None:
-    """RFC 768; the length field must say exactly what IP carries, or the two layers disagree about the end."""
+    """RFC 768; the length must say exactly what IP carries, or the layers disagree about the end."""
     if start + UDP_SIZE > end:
         return None
     _, port, size = _UDP.unpack_from(frame, start)
     if port != GENEVE_PORT or size != end - start:
         return None
     return network, start, end
+
+
+def source_address(frame: bytes, location: Location) -> bytes:
+    """Return the packed source address (4 or 16 bytes) of the datagram at ``location``."""
+    network = location[0]
+    if frame[network] >> 4 == 4:
+        return frame[network + 12 : network + 16]
+    return frame[network + 8 : network + 24]
 
 
 def describe(frame: bytes, location: Location) -> OuterDatagram:
@@ -174,19 +182,19 @@ def describe(frame: bytes, location: Location) -> OuterDatagram:
 
 
 def parse_outer(frame: bytes) -> OuterDatagram | None:
-    """Return the Geneve datagram in an Ethernet ``frame``, or None: :func:`locate` and :func:`describe` in one."""
+    """Return the Geneve datagram in an Ethernet ``frame``, or None: :func:`locate`, then :func:`describe`."""
     location = locate(frame)
     return None if location is None else describe(frame, location)
 
 
 @lru_cache(maxsize=4096)  # few addresses, many packets; the bound holds against made-up sources
 def address_text(address: bytes) -> str:
-    """Return the canonical text of a packed IPv4 (4 bytes) or IPv6 (16 bytes) address; ValueError otherwise."""
+    """Return the canonical text of a packed address (4 or 16 bytes); ValueError otherwise."""
     return str(ipaddress.ip_address(address))
 
 
 def internet_checksum(data: bytes) -> int:
-    """Return the 16-bit Internet checksum of ``data`` (RFC 1071), padded with a zero byte if of odd length."""
+    """Return the 16-bit Internet checksum of ``data`` (RFC 1071), padded with a zero byte if odd."""
     if len(data) % 2:
         data += b"\0"
     # 2**16 is 1 modulo 65535, so the remainder is the one's complement sum; only zero has two forms.
@@ -208,7 +216,7 @@ def build_datagram(
     if first.version != second.version:
         raise ValueError(f"{source} and {destination} are not of one address family")
     size = UDP_SIZE + len(payload)
-    if not (0 <= source_port <= 0xFFFF and 0 <= port <= 0xFFFF and 0 <= traffic_class <= 0xFF and 0 <= hops <= 0xFF):
+    if max(source_port, port) > 0xFFFF or max(traffic_class, hops) > 0xFF or min(source_port, port) < 0:
         raise ValueError("a port, the traffic class or the hop limit does not fit")
     if size + (IPV4_SIZE if first.version == 4 else 0) > 0xFFFF:
         raise ValueError(f"a payload of {len(payload)} bytes does not fit into one datagram")
@@ -216,7 +224,8 @@ def build_datagram(
     value = 0
     if checksum:
         pseudo = addresses + struct.pack("!IHH", size, 0, PROTOCOL_UDP)
-        value = internet_checksum(pseudo + struct.pack("!HHHH", source_port, port, size, 0) + payload) or 0xFFFF
+        head = struct.pack("!HHHH", source_port, port, size, 0)
+        value = internet_checksum(pseudo + head + payload) or 0xFFFF
     udp = struct.pack("!HHHH", source_port, port, size, value) + payload
     if first.version == 6:
         return struct.pack("!IHBB", 6 << 28 | traffic_class << 20, size, PROTOCOL_UDP, hops) + addresses + udp
@@ -228,7 +237,7 @@ def build_datagram(
 def build_frame(
     source_mac: bytes, destination_mac: bytes, packet: bytes, *, tags: Sequence[tuple[int, int]] = ()
 ) -> bytes:
-    """Return an Ethernet frame around an IP ``packet``; ``tags`` are (TPID, TCI) pairs, the outermost first."""
+    """Return an Ethernet frame around an IP ``packet``; ``tags`` are (TPID, TCI) pairs, outermost first."""
     if len(source_mac) != 6 or len(destination_mac) != 6:
         raise ValueError("a MAC address has 6 bytes")
     kind = ETHERTYPE_IPV6 if packet[0] >> 4 == 6 else ETHERTYPE_IPV4

@@ -1,0 +1,1 @@
+"""The transit device: relays every frame bit for bit and exports authenticated path telemetry."""
