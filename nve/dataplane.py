@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 from collections import Counter
@@ -96,6 +97,10 @@ class Dataplane:
         self._outbound.commit(outbound)
         self._inbound.commit(inbound)
         self._applied = _Applied(networks, policy, opener, sealers)
+
+    def outbound_associations(self) -> list[OutboundAssociation]:
+        """Return the associations this NVE seals with."""
+        return self._outbound.ends()
 
     @property
     def networks(self) -> dict[int, VirtualNetwork]:
@@ -256,6 +261,7 @@ def _make_sealers(
     return sealers
 
 
+@functools.lru_cache(maxsize=4096)
 def packed_address(text: str) -> bytes:
     """Return the 4 or 16 bytes of an address; an IPv4-mapped IPv6 address gives its 4 IPv4 bytes."""
     address = ipaddress.ip_address(text)

@@ -20,8 +20,8 @@ from geneve.security.option import (
 )
 from geneve.security.replay import ReplayWindow
 
-HARD_LIMIT = 2**40
-"""Packets after which sealing refuses, unless said otherwise: months at any rate this testbed reaches."""
+HARD_LIMIT = 2**48
+"""Packets after which sealing refuses, unless said otherwise: beyond any run of this testbed."""
 
 
 class SequenceExhaustedError(Exception):
@@ -70,6 +70,12 @@ class OutboundAssociation(_End):
             raise SequenceExhaustedError(f"association {self.spi:#010x} reached its limit of {self.hard_limit} packets")
         self.last_sequence += 1
         return self.last_sequence.to_bytes(8, "big")
+
+    def resume(self, used: int, reserved: int) -> None:
+        """Go on after ``used`` numbers that an earlier process may have spent, up to ``reserved`` at most."""
+        if used < self.last_sequence or reserved > self.hard_limit:
+            raise ValueError("sequence numbers only go forward, and never beyond the hard limit")
+        self.last_sequence, self.hard_limit = used, reserved
 
     def encrypt(self, sequence: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Return ciphertext and tag for a number that :meth:`next_sequence` just gave out."""
