@@ -11,17 +11,16 @@ import ipaddress
 import logging
 import os
 import select
-import signal
 import socket
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO
 
 from geneve.errors import ConfigError, ParseError
 from transit.records import MAX_RECORDS_SIZE, parse_records
 from transit.stats import StatsSocket
+from transit.stop import StopSignal
 
 SO_RCVBUFFORCE = 33
 RECEIVE_BUFFER = 8 * 1024 * 1024
@@ -74,7 +73,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     except ValueError:
         canonical, number = "", 0
     if not canonical or not 1 <= number <= 65535:
-        raise ConfigError(f"--listen {text!r}: expected ADDRESS:PORT, such as 192.168.0.100:6082 or [::1]:6082.")
+        raise ConfigError(f"--listen {text!r}: expected ADDRESS:PORT, such as 192.0.2.1:6082 or [::1]:6082.")
     return canonical, number
 
 
@@ -106,22 +105,9 @@ def _receive(source: socket.socket) -> list[bytes]:
     return datagrams
 
 
-class _Stop:
-    """Turns SIGTERM and SIGINT into a descriptor that becomes readable."""
-
-    def __init__(self) -> None:
-        self.reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, self._handle)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        os.write(self._writer, b"x")
-
-
 def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> None:
     """Collect until SIGTERM; ConfigError when address, file or stats socket cannot be used."""
-    stop = _Stop()
+    stop = StopSignal()
     started = time.monotonic()
     with _open_socket(listen) as source:
         try:
@@ -132,14 +118,16 @@ def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> No
         with file:
             records = RecordFile(file, max_bytes)
             poller = select.epoll()
-            for descriptor in (source, stop.reader, *([stats] if stats else [])):
-                poller.register(descriptor, select.EPOLLIN)
+            poller.register(source, select.EPOLLIN)
+            poller.register(stop, select.EPOLLIN)
+            if stats:
+                poller.register(stats, select.EPOLLIN)
             log.info("collecting on %s into %s", listen, output)
             try:
                 running = True
                 while running:
                     ready = {descriptor for descriptor, _ in poller.poll()}
-                    running = stop.reader not in ready
+                    running = stop.fileno() not in ready
                     records.take(_receive(source))
                     if stats and stats.fileno() in ready:
                         stats.answer(_document(records, started))
@@ -166,10 +154,10 @@ def _document(records: RecordFile, started: float) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run the program; 0 after SIGTERM, 2 when what it was told is wrong."""
     parser = argparse.ArgumentParser(prog="python -m transit.collector", description=__doc__)
-    parser.add_argument("--listen", required=True, metavar="ADDR:PORT", help="UDP address to receive records on")
-    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="file to append JSON lines to")
-    parser.add_argument("--stats", metavar="PATH", help="UNIX socket that answers with counters as JSON")
-    parser.add_argument("--max-bytes", metavar="N", type=int, default=MAX_FILE_SIZE, help="bound of the file")
+    parser.add_argument("--listen", required=True, metavar="ADDR:PORT", help="UDP address to receive on")
+    parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="file for the JSON lines")
+    parser.add_argument("--stats", metavar="PATH", help="UNIX socket that answers with counters")
+    parser.add_argument("--max-bytes", metavar="N", type=int, default=MAX_FILE_SIZE, help="file bound")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:

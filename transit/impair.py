@@ -79,7 +79,7 @@ class Impairment(Generic[T]):
         leaves_limiter = now
         if self._bytes_per_second is not None:
             start = max(now, self._free_at)
-            waiting = (start - now) * self._bytes_per_second
+            waiting = round((start - now) * self._bytes_per_second)
             if waiting and waiting + size > self._rate_queue_bytes:
                 self.overflowed += 1
                 return

@@ -46,7 +46,7 @@ _MEMBERSHIP = struct.Struct("@iHH8s")
 _STATISTICS = struct.Struct("=II")
 _CONTROL_SPACE = socket.CMSG_SPACE(_AUXDATA.size) + socket.CMSG_SPACE(_TIMESPEC.size)
 # The interface is down or gone, for now or for good: the relay waits for it.
-_LINK_ERRORS = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
+_LINK_ERRORS = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV, errno.ENOBUFS})
 
 
 class RelayError(Exception):

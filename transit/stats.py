@@ -31,7 +31,7 @@ class StatsSocket:
         except OSError as error:
             self._socket.close()
             reason = error.strerror or str(error)
-            raise ConfigError(f"the stats socket {path} cannot be made ({reason}); choose another path.") from None
+            raise ConfigError(f"stats socket {path}: cannot be made ({reason}); choose another.") from None
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
@@ -39,7 +39,7 @@ class StatsSocket:
         return self._socket.fileno()
 
     def answer(self, document: dict[str, Any]) -> None:
-        """Write ``document`` to every waiting client. One that does not read is left behind, not waited for."""
+        """Write ``document`` to every waiting client. Who does not read is not waited for."""
         text = json.dumps(document).encode() + b"\n"
         while True:
             try:

@@ -1,0 +1,51 @@
+"""What the transit tests share: sealed frames on the underlay, and a device's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from geneve.control.state import NodeState, Profile, Role, TransitVni
+from geneve.header import BaseHeader
+from geneve.outer import build_datagram, build_frame
+from geneve.security.association import OutboundAssociation
+from geneve.security.seal import PacketSealer
+from geneve.telemetry import build_telemetry
+from tests.support import FULL, association, transit_association, udp_frame
+
+SOURCE, DESTINATION = "192.168.1.1", "192.168.1.2"
+MAC_A, MAC_B = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+NOW_NS = 1_700_000_000_000_000_000
+
+
+def underlay_frame(packet: bytes, source: str = SOURCE, tags: Sequence[tuple[int, int]] = ()) -> bytes:
+    destination = DESTINATION if "." in source else "fd00:6081::2"
+    return build_frame(MAC_A, MAC_B, build_datagram(source, destination, 50000, packet), tags=tags)
+
+
+def make_sealer(devices: Sequence[str] = ("t1",), vni: int = 100, profile: Profile = FULL) -> PacketSealer:
+    egress = OutboundAssociation(association(vni=vni), profile)
+    ends = [OutboundAssociation(transit_association("nve1", device, vni), profile) for device in devices]
+    return PacketSealer(vni, egress, ends)
+
+
+def sealed(sealer: PacketSealer, flow: int = 7, sequence: int = 1, extra: Sequence[bytes] = ()) -> bytes:
+    return sealer.seal([(udp_frame(), [build_telemetry(flow, sequence), *extra])])[0]
+
+
+def plain(vni: int = 100, options: bytes = b"", **fields: int) -> bytes:
+    return BaseHeader(vni=vni, opt_len=len(options), **fields).build() + options + udp_frame()
+
+
+def device_state(
+    name: str = "t1",
+    vnis: Sequence[TransitVni] = (TransitVni(vni=100, telemetry=True),),
+    keys_for: Sequence[int] = (100,),
+    profile: Profile = FULL,
+) -> NodeState:
+    return NodeState(
+        node=name,
+        role=Role.TRANSIT,
+        profiles=(profile,),
+        inbound=tuple(transit_association("nve1", name, vni) for vni in keys_for),
+        transit_vnis=tuple(vnis),
+    )

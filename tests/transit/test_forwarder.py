@@ -1,0 +1,134 @@
+"""Bit-for-bit pass-through, as a property, and records only for packets that went on."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geneve.control.state import TransitVni
+from geneve.telemetry import build_telemetry
+from tests.transit.builders import NOW_NS, device_state, make_sealer, plain, sealed, underlay_frame
+from transit.config import Impair
+from transit.device import TransitDevice
+from transit.exporter import Exporter
+from transit.forwarder import Forwarder
+from transit.records import parse_records
+
+UNPROVEN = plain(vni=200, options=build_telemetry(1, 2))
+SENT_NS = NOW_NS + 5000
+
+
+class Wire:
+    """Two ports that remember what was sent out of them; ``up`` says whether sending works."""
+
+    def __init__(self, impair: Impair | None = None) -> None:
+        self.out: tuple[list[bytes], list[bytes]] = ([], [])
+        self.up = True
+        self.device = TransitDevice("t1")
+        control = TransitVni(vni=200, telemetry=True, authenticated=False)
+        self.device.apply(device_state(vnis=(TransitVni(vni=100, telemetry=True), control)))
+        self.exporter = Exporter()
+        send = (lambda frame: self._send(0, frame), lambda frame: self._send(1, frame))
+        self.forwarder = Forwarder(self.device, self.exporter, impair, send, lambda: SENT_NS)
+
+    def _send(self, port: int, frame: bytes) -> bool:
+        if self.up:
+            self.out[port].append(frame)
+        return self.up
+
+    def records(self) -> list[dict[str, object]]:
+        datagrams: list[bytes] = []
+
+        def collect(datagram: bytes) -> bool:
+            datagrams.append(datagram)
+            return True
+
+        self.exporter.flush(1e9, collect)
+        return [record for datagram in datagrams for record in json.loads(datagram)]
+
+
+geneve_frames = st.one_of(
+    st.binary(max_size=120).map(underlay_frame),
+    st.builds(
+        lambda position, damage: underlay_frame(
+            (packet := sealed(make_sealer()))[:position] + damage + packet[position + len(damage) :]
+        ),
+        st.integers(0, 60),
+        st.binary(max_size=4),
+    ),
+    st.binary(max_size=60).map(lambda rest: underlay_frame(UNPROVEN + rest)),
+)
+frames_of_any_kind = st.one_of(st.binary(max_size=1600), geneve_frames)
+any_frames = st.lists(st.tuples(frames_of_any_kind, st.integers(0, 1)), max_size=8)
+
+
+@given(any_frames)
+def test_every_frame_passes_bit_for_bit_and_in_order(frames: list[tuple[bytes, int]]) -> None:
+    wire = Wire()
+    for frame, ingress in frames:
+        wire.forwarder.receive([(frame, NOW_NS)], ingress, 0.0)
+    for ingress in (0, 1):
+        assert wire.out[1 - ingress] == [frame for frame, port in frames if port == ingress]
+
+
+@given(any_frames)
+def test_a_delay_changes_the_time_only(frames: list[tuple[bytes, int]]) -> None:
+    wire = Wire(Impair(delay_ms=10.0, jitter_ms=5.0))
+    for number, (frame, ingress) in enumerate(frames):
+        wire.forwarder.receive([(frame, NOW_NS)], ingress, number / 1000)
+    while (deadline := wire.forwarder.next_deadline()) is not None:
+        wire.forwarder.run_due(deadline)
+    for ingress in (0, 1):
+        assert wire.out[1 - ingress] == [frame for frame, port in frames if port == ingress]
+
+
+def test_record_of_a_packet_that_went_on() -> None:
+    wire = Wire()
+    wire.forwarder.receive([(underlay_frame(sealed(make_sealer(), 7, 8)), NOW_NS)], 0, 0.0)
+    (record,) = wire.records()
+    assert record == {
+        "device": "t1",
+        "ingress_ns": NOW_NS,
+        "egress_ns": SENT_NS,
+        "vni": 100,
+        "flow": 7,
+        "sequence": 8,
+        "sender": "nve1",
+        "authenticated": True,
+        "source": "192.168.1.1",
+        "destination": "192.168.1.2",
+    }
+    assert parse_records(json.dumps([record]).encode())[0].sender == "nve1"
+
+
+def test_unauthenticated_record_names_no_sender() -> None:
+    wire = Wire()
+    frame = underlay_frame(UNPROVEN)
+    wire.forwarder.receive([(frame, NOW_NS)], 0, 0.0)
+    (record,) = wire.records()
+    assert (record["sender"], record["authenticated"]) == (None, False)
+
+
+def test_no_record_of_a_packet_that_was_lost_or_not_sent() -> None:
+    frame = underlay_frame(sealed(make_sealer()))
+    lossy = Wire(Impair(loss=1.0))
+    lossy.forwarder.receive([(frame, NOW_NS)], 0, 0.0)
+    assert lossy.out == ([], [])
+    assert lossy.records() == []
+    assert lossy.forwarder.drops() == {"impair_loss": 1, "impair_overflow": 0}
+    broken = Wire()
+    broken.up = False
+    broken.forwarder.receive([(frame, NOW_NS)], 0, 0.0)
+    assert broken.records() == []
+
+
+def test_two_devices_in_a_row() -> None:
+    first, second = Wire(), Wire()
+    second.device = TransitDevice("t2")
+    second.device.apply(device_state("t2"))
+    second.forwarder.device = second.device
+    first.forwarder.receive([(underlay_frame(sealed(make_sealer(("t1", "t2")))), NOW_NS)], 0, 0.0)
+    second.forwarder.receive([(frame, NOW_NS + 1) for frame in first.out[1]], 0, 0.0)
+    assert [record["device"] for record in first.records() + second.records()] == ["t1", "t2"]
