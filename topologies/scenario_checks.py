@@ -1,0 +1,220 @@
+"""What the parts of a scenario say of each other: names, places, addresses, sizes.
+
+Each check returns the first fault as the end of one sentence, key included, or None.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from topologies.scenario import (
+    BUILT_IN_PROFILES,
+    NO_PROTECTION,
+    NVA_NAME,
+    Scenario,
+    Tenant,
+)
+
+MIN_MTU = {4: 576, 6: 1280}
+"""Smallest MTU of a tenant, by the IP version it uses (RFC 791, RFC 8200)."""
+
+_RESERVED = {NVA_NAME: "the NVA", "ca": "the certificate authority", "root": "the sandbox itself"}
+
+
+def first_fault(scenario: Scenario) -> str | None:
+    """Return the first fault of ``scenario``, None when it is sound."""
+    checks = (
+        _check_names,
+        _check_links,
+        _check_connected,
+        _check_attachments,
+        _check_places,
+        _check_profiles,
+        _check_tenants,
+        _check_sizes,
+    )
+    for check in checks:
+        fault = check(scenario)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _named(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Yield (key, name) of everything that becomes a node."""
+    for number, name in enumerate(scenario.underlay.switches):
+        yield f"underlay.switches.{number}", name
+    for group in ("nves", "transit_devices", "attackers"):
+        for name in getattr(scenario, group):
+            yield f"{group}.{name}", name
+    for tenant, entry in scenario.tenants.items():
+        for name in entry.hosts:
+            yield f"tenants.{tenant}.hosts.{name}", name
+
+
+def _check_names(scenario: Scenario) -> str | None:
+    seen: dict[str, str] = {}
+    for key, name in _named(scenario):
+        if name in _RESERVED:
+            return f"key '{key}': the name '{name}' is kept for {_RESERVED[name]}; choose another."
+        if name in seen:
+            return f"key '{key}': the name '{name}' is in use at '{seen[name]}'; give each node its own."
+        seen[name] = key
+    return None
+
+
+def _check_links(scenario: Scenario) -> str | None:
+    pairs: set[frozenset[str]] = set()
+    on_path: dict[str, int] = {}
+    for number, link in enumerate(scenario.underlay.links):
+        key = f"key 'underlay.links.{number}"
+        for end in link.between:
+            if end not in scenario.underlay.switches:
+                return f"{key}.between': no switch is named '{end}'; add it to underlay.switches."
+        pair = frozenset(link.between)
+        if len(pair) == 1:
+            return f"{key}.between': a link joins two different switches, found '{link.between[0]}' twice."
+        if pair in pairs:
+            return f"{key}.between': {' and '.join(link.between)} have a link already; keep one."
+        pairs.add(pair)
+        for device in link.via:
+            if device not in scenario.transit_devices and device not in scenario.attackers:
+                return (
+                    f"{key}.via': no transit device or attacker is named '{device}'; add it to "
+                    "transit_devices or attackers."
+                )
+            if device in on_path:
+                return (
+                    f"{key}.via': '{device}' is on a link already (underlay.links.{on_path[device]}); "
+                    "a device sits in one place."
+                )
+            on_path[device] = number
+    return None
+
+
+def _check_connected(scenario: Scenario) -> str | None:
+    switches = scenario.underlay.switches
+    reached = {switches[0]}
+    grown = True
+    while grown:
+        grown = False
+        for link in scenario.underlay.links:
+            if len(reached.intersection(link.between)) == 1:
+                reached.update(link.between)
+                grown = True
+    for switch in switches:
+        if switch not in reached:
+            return f"key 'underlay.links': no path leads from '{switches[0]}' to '{switch}'; add a link."
+    return None
+
+
+def _check_attachments(scenario: Scenario) -> str | None:
+    places = [("nva.attach", scenario.nva.attach)]
+    places += [(f"nves.{name}.attach", nve.attach) for name, nve in scenario.nves.items()]
+    places += [
+        (f"transit_devices.{name}.management", device.management)
+        for name, device in scenario.transit_devices.items()
+    ]
+    places += [
+        (f"attackers.{name}.attach", attacker.attach)
+        for name, attacker in scenario.attackers.items()
+        if attacker.attach is not None
+    ]
+    for key, switch in places:
+        if switch not in scenario.underlay.switches:
+            return f"key '{key}': no switch is named '{switch}'; add it to underlay.switches."
+    return None
+
+
+def _check_places(scenario: Scenario) -> str | None:
+    on_path = {device for link in scenario.underlay.links for device in link.via}
+    for name in scenario.transit_devices:
+        if name not in on_path:
+            return f"key 'transit_devices.{name}': the device is on no link; name it in the 'via' of one."
+    for name, attacker in scenario.attackers.items():
+        if attacker.attach is None and name not in on_path:
+            return f"key 'attackers.{name}': give 'attach: SWITCH', or name it in the 'via' of a link."
+        if attacker.attach is not None and name in on_path:
+            return (
+                f"key 'attackers.{name}.attach': the attacker is on a link's 'via' as well; choose one place."
+            )
+    return None
+
+
+def _check_profiles(scenario: Scenario) -> str | None:
+    taken = {NO_PROTECTION, *(profile.name for profile in BUILT_IN_PROFILES)}
+    for number, profile in enumerate(scenario.profiles):
+        if profile.name in taken:
+            return f"key 'profiles.{number}.name': a profile named '{profile.name}' exists; rename it."
+        taken.add(profile.name)
+    return None
+
+
+def _check_tenants(scenario: Scenario) -> str | None:
+    owners: dict[int, str] = {}
+    for name, tenant in scenario.tenants.items():
+        key = f"key 'tenants.{name}"
+        if tenant.vni in owners:
+            return (
+                f"{key}.vni': {tenant.vni} belongs to tenant '{owners[tenant.vni]}' already; "
+                "give each tenant its own VNI."
+            )
+        owners[tenant.vni] = name
+        if tenant.profile not in scenario.profile_names:
+            known = ", ".join(scenario.profile_names)
+            return f"{key}.profile': no profile is named '{tenant.profile}'; define it or use {known}."
+        fault = _check_hosts(scenario, name, tenant)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _check_hosts(scenario: Scenario, tenant_name: str, tenant: Tenant) -> str | None:
+    macs: dict[str, str] = {}
+    ips: dict[str, str] = {}
+    subnets: dict[int, tuple[str, str]] = {}
+    for name, host in tenant.hosts.items():
+        key = f"key 'tenants.{tenant_name}.hosts.{name}"
+        if host.nve not in scenario.nves:
+            return f"{key}.nve': no NVE is named '{host.nve}'; add it to nves."
+        if int(host.mac[:2], 16) & 1:
+            return f"{key}.mac': {host.mac} is a group address; expected a unicast MAC address."
+        if host.mac in macs:
+            return f"{key}.mac': {host.mac} belongs to '{macs[host.mac]}' of the same tenant; change one."
+        macs[host.mac] = name
+        if not host.ips:
+            return f"{key}': the host has no address; give ipv4, ipv6 or both."
+        for text in (host.ipv4, host.ipv6):
+            if text is None:
+                continue
+            interface = ipaddress.ip_interface(text)
+            word = f"ipv{interface.version}"
+            if str(interface.ip) in ips:
+                return (
+                    f"{key}.{word}': {interface.ip} belongs to '{ips[str(interface.ip)]}' of the same "
+                    "tenant; change one."
+                )
+            ips[str(interface.ip)] = name
+            subnet, first = subnets.setdefault(interface.version, (str(interface.network), name))
+            if str(interface.network) != subnet:
+                return (
+                    f"{key}.{word}': {text} is outside the tenant's subnet {subnet} (that of '{first}'); "
+                    "a tenant's hosts share one subnet."
+                )
+    return None
+
+
+def _check_sizes(scenario: Scenario) -> str | None:
+    for name, tenant in scenario.tenants.items():
+        try:
+            mtu = scenario.tenant_mtu(name)
+        except ValueError as error:
+            return f"key 'tenants.{name}.telemetry': {error}; take fewer transit devices or no telemetry."
+        version = 6 if any(host.ipv6 for host in tenant.hosts.values()) else 4
+        if mtu < MIN_MTU[version]:
+            return (
+                f"key 'underlay.mtu': {scenario.underlay.mtu} leaves {mtu} bytes for tenant '{name}', and "
+                f"IPv{version} needs {MIN_MTU[version]}; raise it."
+            )
+    return None
