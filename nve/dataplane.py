@@ -15,7 +15,7 @@ from geneve.drops import DropReason
 from geneve.errors import ConfigError, ParseError
 from geneve.header import BaseHeader
 from geneve.inner import InnerFrame, parse_inner
-from geneve.option import parse_options
+from geneve.option import OPTION_HEADER_SIZE, parse_options
 from geneve.overhead import ETHERNET_HEADER_SIZE
 from geneve.packet import make_packet
 from geneve.policy import Decision, Policy
@@ -237,9 +237,17 @@ def check_policy(decision: Decision, opened: Opened) -> DropReason | None:
     return None
 
 
+@functools.lru_cache(maxsize=1024)
+def _plain_header(vni: int, option_heads: tuple[bytes, ...]) -> bytes:
+    # An option's own four bytes say all that the base header needs to know of it.
+    parsed = [parse_options(head + bytes((head[3] & 0x1F) * 4))[0] for head in option_heads]
+    return make_packet(BaseHeader(vni=vni), parsed, b"").header.build()
+
+
 def _plain(vni: int, frame: bytes, options: Sequence[bytes]) -> bytes:
-    parsed = [option for raw in options for option in parse_options(raw)]
-    return make_packet(BaseHeader(vni=vni), parsed, frame).build()
+    """Return the unprotected packet of RFC 8926."""
+    header = _plain_header(vni, tuple([option[:OPTION_HEADER_SIZE] for option in options]))
+    return b"".join((header, *options, frame))
 
 
 def _make_sealers(

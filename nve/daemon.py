@@ -1,0 +1,144 @@
+"""The NVE as a process: one event loop over TAPs, underlay sockets, NVA and stats (thin shell)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import selectors
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from geneve.control.state import NodeState
+from geneve.errors import ConfigError
+from nve import sequence_file
+from nve.config import NveConfig
+from nve.control import ControlChannel
+from nve.dataplane import Dataplane
+from nve.stats import StatsSocket
+from nve.stop import StopSignal
+from nve.tap import TenantBridge
+from nve.underlay import UnderlaySockets
+
+BATCH = 64
+"""Packets taken from one descriptor before the others get their turn."""
+
+IDLE_INTERVAL = 1.0
+"""Seconds after which the loop looks at its timers even if nothing happened."""
+
+log = logging.getLogger("nve")
+
+
+class NveDaemon:
+    """Owns the process's descriptors and interfaces; :meth:`close` removes what this process made.
+
+    ConfigError, LinkError or UnderlayError when one of them cannot be had.
+    """
+
+    def __init__(self, config: NveConfig) -> None:
+        self.config = config
+        self._started = time.monotonic()
+        self._ready = False
+        self._dataplane = Dataplane(config.name, secrets.token_bytes(32), config.dscp)
+        self._bridges: dict[int, TenantBridge] = {}
+        self._control: ControlChannel | None = None
+        self._selector = selectors.DefaultSelector()
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._selector.close)
+            self._underlay = UnderlaySockets(
+                config.underlay.address, config.underlay.port, config.underlay.source_ports, config.underlay.mtu
+            )
+            opened.callback(self._underlay.close)
+            for local in config.vnis:
+                bridge = self._bridges[local.vni] = TenantBridge(local.vni, local.ports)
+                opened.callback(bridge.close)
+            if config.stats is not None:
+                stats = StatsSocket(config.stats)
+                opened.callback(stats.close)
+                self._watch(stats, lambda: stats.answer(self.document()))
+            if config.static_state is not None:
+                self.apply(config.static_state)
+                if config.sequence_file is not None:
+                    sequence_file.reserve(
+                        Path(config.sequence_file), self._dataplane.outbound_associations()
+                    )
+            if config.nva is not None:
+                self._control = ControlChannel(config.name, config.nva, self.apply, self._selector)
+                opened.callback(self._control.close)
+            self._opened = opened.pop_all()
+
+    def _watch(self, source: Any, handler: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, handler)
+
+    def apply(self, state: NodeState) -> None:
+        """Take over a state from the NVA or the file; ConfigError keeps the previous one."""
+        unserved = {vni.vni for vni in state.vnis} - self._bridges.keys()
+        if unserved:
+            raise ConfigError(f"the state has VNI {min(unserved)}, for which the configuration has no ports.")
+        self._dataplane.apply(state)
+        for vni in state.vnis:
+            self._bridges[vni.vni].set_mtu(vni.mtu)
+        self._ready = True
+        log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        stop = StopSignal()
+        self._watch(stop, stop.note)
+        self._watch(self._underlay.receiver, self._from_underlay)
+        for vni, bridge in self._bridges.items():
+            self._watch(bridge.tap.fd, lambda vni=vni: self._from_tenants(vni))
+        log.info("%s listens on %s port %d", self.config.name, self.config.underlay.address, self.config.underlay.port)
+        while not stop.noted:
+            for key, events in self._selector.select(self._timeout()):
+                if self._control is not None and key.data is self._control:
+                    self._control.handle(events, time.monotonic())
+                else:
+                    key.data()
+            if self._control is not None:
+                self._control.run_timers(time.monotonic())
+        log.info("%s stops", self.config.name)
+
+    def _timeout(self) -> float:
+        deadline = self._control.next_deadline() if self._control is not None else None
+        return IDLE_INTERVAL if deadline is None else min(IDLE_INTERVAL, max(0.0, deadline - time.monotonic()))
+
+    def _from_tenants(self, vni: int) -> None:
+        bridge = self._bridges[vni]
+        result = self._dataplane.from_tenants(vni, bridge.tap.read(BATCH))
+        for reply in result.replies:
+            if not bridge.tap.write(reply):
+                self._dataplane.counters["tap_write_failed"] += 1
+        for datagram in result.datagrams:
+            reason = self._underlay.send(datagram)
+            if reason is not None:
+                self._dataplane.drops[reason] += 1
+
+    def _from_underlay(self) -> None:
+        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH)):
+            if not self._bridges[vni].tap.write(frame):
+                self._dataplane.counters["tap_write_failed"] += 1
+
+    def document(self) -> dict[str, Any]:
+        """Return what the stats socket tells: no secrets, only names, numbers and reasons."""
+        networks = self._dataplane.networks
+        return {
+            "name": self.config.name,
+            "role": "nve",
+            "ready": self._ready,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "counters": dict(self._dataplane.counters),
+            "drops": {reason.value: count for reason, count in self._dataplane.drops.items()},
+            "vnis": {
+                str(vni): {"mtu": network.mtu, "peers": sorted(network.peers), "tenants": len(network.location)}
+                for vni, network in networks.items()
+            },
+        }
+
+    def close(self) -> None:
+        """Close all descriptors and remove the bridges, the TAPs and the stats socket."""
+        self._opened.close()
