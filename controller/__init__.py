@@ -1,1 +1,1 @@
-"""The controller: forwards the underlay with OpenFlow and is the overlay's network virtualization authority."""
+"""The controller: forwards the underlay with OpenFlow and is the overlay's NVA."""

@@ -72,7 +72,7 @@ class Inventory(StrictModel):
     rest: Listener
     switches: dict[Name, int]
     links: tuple[InventoryLink, ...] = ()
-    nodes: dict[Name, InventoryNode] = {}
+    nodes: dict[Name, InventoryNode] = Field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
     vnis: tuple[InventoryVni, ...] = ()
     mappings: tuple[Mapping, ...] = ()
@@ -106,7 +106,7 @@ def load_inventory(path: Path) -> Inventory:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read ({reason}); give the inventory that the topology wrote.") from None
+        raise ConfigError(f"{path}: cannot be read ({reason}); give an inventory file.") from None
     return parse_inventory(text, str(path))
 
 
@@ -156,15 +156,17 @@ def _check_links(inventory: Inventory) -> str | None:
                 return f"key 'links.{number}.between': no switch is named '{end}'; add it to 'switches'."
         pair = frozenset(link.between)
         if len(pair) < 2:
-            return f"key 'links.{number}.between': a link joins two different switches, found '{link.between[0]}' twice."
+            return f"key 'links.{number}.between': the two switches must differ; correct one."
         if pair in pairs:
-            return f"key 'links.{number}.between': {' and '.join(link.between)} have a link already; keep one."
+            return f"key 'links.{number}.between': these two switches have a link already; keep one."
         pairs.add(pair)
         for device in link.via:
             if device in devices:
-                return f"key 'links.{number}.via': '{device}' is on a link already; a device sits in one place."
+                return f"key 'links.{number}.via': '{device}' is on a link already; keep one."
             if device in inventory.nodes and inventory.nodes[device].role is not Role.TRANSIT:
-                return f"key 'links.{number}.via': '{device}' is no transit device; correct its role or the link."
+                return (
+                    f"key 'links.{number}.via': '{device}' is no transit device; change its role or the link."
+                )
             devices.add(device)
     return None
 
@@ -176,8 +178,9 @@ def _check_nodes(inventory: Inventory) -> str | None:
         return f"key 'nodes.{twice}': the name is in use already; give each switch, node and the NVA its own."
     owners = {inventory.nva.address: inventory.nva.name}
     for name, node in inventory.nodes.items():
-        if node.address in owners:
-            return f"key 'nodes.{name}.address': {node.address} belongs to '{owners[node.address]}' already; change one."
+        owner = owners.get(node.address)
+        if owner is not None:
+            return f"key 'nodes.{name}.address': {node.address} belongs to '{owner}' already; change one."
         owners[node.address] = name
         if node.switch is not None and node.switch not in inventory.switches:
             return f"key 'nodes.{name}.switch': no switch is named '{node.switch}'; add it to 'switches'."
@@ -198,7 +201,7 @@ def _check_vnis(inventory: Inventory) -> str | None:
             return f"{where}.vni': {vni.vni} is given twice; a VNI belongs to one tenant."
         seen.add(vni.vni)
         if (vni.action is Action.SECURE) != (vni.profile is not None):
-            return f"{where}.profile': a profile belongs to the action 'secure' and to no other; add or remove it."
+            return f"{where}.profile': a profile belongs to the action 'secure' and to it only; correct it."
         if vni.profile is not None and vni.profile not in profiles:
             return f"{where}.profile': no profile is named '{vni.profile}'; add it to 'profiles'."
     return None

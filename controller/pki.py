@@ -71,7 +71,7 @@ class TestbedCa:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._from, self._until = now - _SKEW, now + datetime.timedelta(hours=hours)
         name = _subject("Testbed CA")
-        self._identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        self._issuer_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         self._certificate = (
             self._builder(name, name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -104,9 +104,7 @@ class TestbedCa:
             .not_valid_before(self._from)
             .not_valid_after(self._until)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier), critical=False
-            )
+            .add_extension(self._issuer_identifier, critical=False)
         )
 
     def _issue(self, name: str, usage: x509.ObjectIdentifier, addresses: Sequence[str]) -> Credentials:
@@ -171,7 +169,9 @@ def _address(text: str) -> str:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="controller.pki", description="Make the certificates of one run.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to; made if it is missing")
-    parser.add_argument("--node", type=_node_name, action="append", default=[], help="a node's name; may be repeated")
+    parser.add_argument(
+        "--node", type=_node_name, action="append", default=[], help="a node's name; repeatable"
+    )
     parser.add_argument("--nva", type=_node_name, required=True, help="the NVA's name")
     parser.add_argument("--address", type=_address, action="append", default=[], help="an address of the NVA")
     parser.add_argument("--hours", type=float, default=DEFAULT_HOURS, help="validity (default: %(default)s)")
