@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -49,7 +50,10 @@ class NveDaemon:
         with contextlib.ExitStack() as opened:
             opened.callback(self._selector.close)
             self._underlay = UnderlaySockets(
-                config.underlay.address, config.underlay.port, config.underlay.source_ports, config.underlay.mtu
+                config.underlay.address,
+                config.underlay.port,
+                config.underlay.source_ports,
+                config.underlay.mtu,
             )
             opened.callback(self._underlay.close)
             for local in config.vnis:
@@ -62,9 +66,7 @@ class NveDaemon:
             if config.static_state is not None:
                 self.apply(config.static_state)
                 if config.sequence_file is not None:
-                    sequence_file.reserve(
-                        Path(config.sequence_file), self._dataplane.outbound_associations()
-                    )
+                    sequence_file.reserve(Path(config.sequence_file), self._dataplane.outbound_associations())
             if config.nva is not None:
                 self._control = ControlChannel(config.name, config.nva, self.apply, self._selector)
                 opened.callback(self._control.close)
@@ -90,8 +92,13 @@ class NveDaemon:
         self._watch(stop, stop.note)
         self._watch(self._underlay.receiver, self._from_underlay)
         for vni, bridge in self._bridges.items():
-            self._watch(bridge.tap.fd, lambda vni=vni: self._from_tenants(vni))
-        log.info("%s listens on %s port %d", self.config.name, self.config.underlay.address, self.config.underlay.port)
+            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+        log.info(
+            "%s listens on %s port %d",
+            self.config.name,
+            self.config.underlay.address,
+            self.config.underlay.port,
+        )
         while not stop.noted:
             for key, events in self._selector.select(self._timeout()):
                 if self._control is not None and key.data is self._control:
@@ -134,7 +141,11 @@ class NveDaemon:
             "counters": dict(self._dataplane.counters),
             "drops": {reason.value: count for reason, count in self._dataplane.drops.items()},
             "vnis": {
-                str(vni): {"mtu": network.mtu, "peers": sorted(network.peers), "tenants": len(network.location)}
+                str(vni): {
+                    "mtu": network.mtu,
+                    "peers": sorted(network.peers),
+                    "tenants": len(network.location),
+                }
                 for vni, network in networks.items()
             },
         }

@@ -113,9 +113,7 @@ class Dataplane:
         network = self._applied.networks.get(vni)
         for frame in frames:
             self.counters["frames_from_tenants"] += 1
-            reason = (
-                DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, result)
-            )
+            reason = DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, result)
             if reason is not None:
                 self.drops[reason] += 1
         self.counters["datagrams_sent"] += len(result.datagrams)

@@ -46,14 +46,10 @@ def _answer_arp(frame: bytes, inner: InnerFrame, network: VirtualNetwork, own_nv
     mac = _remote(network, target_ip, own_nve)
     if mac is None or sender_ip == target_ip:
         return None
-    return (
-        inner.source + mac + frame[12:start] + _ARP_REPLY + mac + target_ip + sender_mac + sender_ip
-    )
+    return inner.source + mac + frame[12:start] + _ARP_REPLY + mac + target_ip + sender_mac + sender_ip
 
 
-def _answer_solicitation(
-    frame: bytes, inner: InnerFrame, network: VirtualNetwork, own_nve: str
-) -> bytes | None:
+def _answer_solicitation(frame: bytes, inner: InnerFrame, network: VirtualNetwork, own_nve: str) -> bytes | None:
     start = inner.network_offset
     if (
         len(frame) < start + 64

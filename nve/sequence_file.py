@@ -30,7 +30,9 @@ def reserve(path: Path, associations: Iterable[OutboundAssociation]) -> None:
     start = {end.spi: used.get(str(end.spi), 0) for end in ends}
     for end in ends:
         if start[end.spi] + RANGE > HARD_LIMIT:
-            raise ConfigError(f"{path}: association {end.spi:#010x} has no sequence numbers left; give it a new SPI and secret.")
+            raise ConfigError(
+                f"{path}: association {end.spi:#010x} has no sequence numbers left; give it a new SPI and secret."
+            )
         used[str(end.spi)] = start[end.spi] + RANGE
     _write(path, used)
     for end in ends:

@@ -58,9 +58,7 @@ class VirtualNetwork:
 
 def build_tables(state: NodeState) -> dict[int, VirtualNetwork]:
     """Build the tables of every VNI in ``state``; ConfigError on a name that leads nowhere."""
-    networks = {
-        vni.vni: VirtualNetwork(vni=vni.vni, mtu=vni.mtu, telemetry=vni.telemetry) for vni in state.vnis
-    }
+    networks = {vni.vni: VirtualNetwork(vni=vni.vni, mtu=vni.mtu, telemetry=vni.telemetry) for vni in state.vnis}
     for nve in state.nves:
         for number in nve.vnis:
             if number in networks and nve.name != state.node:

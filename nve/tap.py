@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -37,7 +38,9 @@ class Tap:
         try:
             self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:
-            raise LinkError(f"cannot open /dev/net/tun ({error.strerror}); the tun module and root are needed.") from None
+            raise LinkError(
+                f"cannot open /dev/net/tun ({error.strerror}); the tun module and root are needed."
+            ) from None
         try:
             fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
         except OSError as error:
@@ -107,10 +110,8 @@ class TenantBridge:
 
     def close(self) -> None:
         """Remove the bridge and the TAP; the tenants' ports stay."""
-        try:
+        with contextlib.suppress(LinkError):
             ip("link", "del", self.name)
-        except LinkError:
-            pass
         self.tap.close()
 
 

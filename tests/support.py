@@ -127,13 +127,9 @@ def node_state(
         role=Role.NVE,
         vnis=tuple(VniState(vni=vni, mtu=1400, telemetry=telemetry) for vni in vnis),
         nves=tuple(
-            NveAddress(name=name, address=ADDRESSES[name], vnis=vnis, transit=transit)
-            for name in nves
-            if name != node
+            NveAddress(name=name, address=ADDRESSES[name], vnis=vnis, transit=transit) for name in nves if name != node
         ),
-        mappings=tuple(
-            Mapping(vni=vni, mac=MACS[name], ips=IPS[name], nve=name) for vni in vnis for name in nves
-        ),
+        mappings=tuple(Mapping(vni=vni, mac=MACS[name], ips=IPS[name], nve=name) for vni in vnis for name in nves),
         profiles=(profile,),
         policy=default if policy is None else policy,
         outbound=tuple(outbound),

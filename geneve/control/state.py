@@ -14,7 +14,15 @@ import re
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, SerializationInfo, field_serializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    SerializationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from geneve.config import StrictModel
 from geneve.header import MAX_VNI, HeaderField
@@ -111,7 +119,7 @@ class Coverage(StrictModel):
     def _encryption_is_authenticated(self) -> Coverage:
         if self.encrypt_inner is InnerCoverage.ALL and self.authenticate_inner is not InnerCoverage.ALL:
             raise ValueError("what is encrypted is authenticated too: set authenticate_inner to 'all'")
-        if self.authenticate_inner is InnerCoverage.ALL and not BINDING_FIELDS <= self.header:
+        if self.authenticate_inner is InnerCoverage.ALL and not self.header >= BINDING_FIELDS:
             raise ValueError("who authenticates the inner frame must cover the header's vni and protocol_type")
         return self
 

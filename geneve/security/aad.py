@@ -37,9 +37,7 @@ class AadPlan:
 
     __slots__ = ("_entries", "_head", "_mask", "_own_end", "_own_start", "_prefix")
 
-    def __init__(
-        self, role: AssociationRole, coverage: Coverage, spans: Sequence[OptionSpan], own: OptionSpan
-    ) -> None:
+    def __init__(self, role: AssociationRole, coverage: Coverage, spans: Sequence[OptionSpan], own: OptionSpan) -> None:
         self._prefix = LABEL + ROLE_CODES[role]
         self._own_start, self._own_end = own.start, own.start + _OWN_HEAD_SIZE
         self._mask = fields_mask(coverage.header)

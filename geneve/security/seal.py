@@ -43,9 +43,7 @@ class PacketSealer:
     ``transit`` are the associations for the transit devices that are to authenticate this packet.
     """
 
-    def __init__(
-        self, vni: int, egress: OutboundAssociation, transit: Sequence[OutboundAssociation] = ()
-    ) -> None:
+    def __init__(self, vni: int, egress: OutboundAssociation, transit: Sequence[OutboundAssociation] = ()) -> None:
         if egress.role is not AssociationRole.EGRESS or any(t.role is not AssociationRole.TRANSIT for t in transit):
             raise ValueError("an association was given for the wrong role")
         self.vni = vni
@@ -105,7 +103,12 @@ class PacketSealer:
 
 
 def _seal_option(
-    association: OutboundAssociation, head: bytearray, start: int, plan: AadPlan, plaintext: bytes, clear: bytes
+    association: OutboundAssociation,
+    head: bytearray,
+    start: int,
+    plan: AadPlan,
+    plaintext: bytes,
+    clear: bytes,
 ) -> bytes:
     """Number and tag the security option at ``start`` of ``head``, in place; return the ciphertext."""
     sequence = association.next_sequence()

@@ -29,7 +29,10 @@ BASE = "node: nve1\nrole: nve\n"
         (BASE + "profiles: [{name: p, replay_window: 100}]", ["profiles.0.replay_window", "64"]),
         (BASE + "profiles: [{name: p, egress: {header: [oam]}}]", ["profiles.0.egress", "vni"]),
         (BASE + "profiles: [{name: p, transit: {}}]", ["profiles.0", "transit"]),
-        (BASE + "profiles: [{name: p, egress: {authenticate_inner: none}}]", ["profiles.0.egress", "authenticate_inner"]),
+        (
+            BASE + "profiles: [{name: p, egress: {authenticate_inner: none}}]",
+            ["profiles.0.egress", "authenticate_inner"],
+        ),
         ("[1, 2]", ["mapping", "list"]),
         ("a: [", ["line 1", "YAML"]),
         ("{[1]: 2}", ["line 1"]),

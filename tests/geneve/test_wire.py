@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from geneve.errors import ParseError
 from geneve.header import BaseHeader, HeaderField, fields_mask, parse_base_header
 from geneve.option import Option, build_options, parse_options
 from geneve.packet import Packet, make_packet, parse_packet
-from geneve.security.option import scan_options
+from geneve.security.option import is_security_option, scan_options
 from geneve.telemetry import Telemetry, build_telemetry, parse_telemetry
 
 words = st.integers(0, 31).flatmap(lambda n: st.binary(min_size=4 * n, max_size=4 * n))
@@ -58,10 +60,8 @@ def test_a_lie_about_an_option_length_never_yields_other_than_parse_error_or_exa
     index = data.draw(st.integers(0, len(found) - 1))
     position = 8 + sum(option.size for option in found[:index]) + 3
     packet[position] = packet[position] & 0xE0 | lie
-    try:
+    with contextlib.suppress(ParseError):
         assert parse_packet(bytes(packet)).build() == bytes(packet)
-    except ParseError:
-        pass
 
 
 def test_known_packet():
@@ -77,7 +77,13 @@ def test_known_packet():
 
 @pytest.mark.parametrize(
     "option",
-    [Option(0, 0, b"123"), Option(0, 0, bytes(128)), Option(0x10000, 0), Option(0, 256), Option(0, 0, b"", 8)],
+    [
+        Option(0, 0, b"123"),
+        Option(0, 0, bytes(128)),
+        Option(0x10000, 0),
+        Option(0, 256),
+        Option(0, 0, b"", 8),
+    ],
 )
 def test_an_option_that_does_not_fit_is_not_built(option):
     with pytest.raises(ValueError, match=r"option"):
@@ -126,11 +132,11 @@ def test_the_span_scanner_agrees_with_the_option_parser(block):
         with pytest.raises(ParseError):
             scan_options(bytes(8) + block, 8 + len(block))
         return
-    try:
-        spans = scan_options(bytes(8) + block, 8 + len(block))
-    except ParseError as error:
-        assert "security option" in str(error)
+    if any(is_security_option(o.option_class, o.type) and len(o.data) < 28 for o in parsed):
+        with pytest.raises(ParseError, match="security option"):
+            scan_options(bytes(8) + block, 8 + len(block))
         return
+    spans = scan_options(bytes(8) + block, 8 + len(block))
     assert [(s.option_class, s.type, s.end - s.start) for s in spans] == [
         (o.option_class, o.type, o.size) for o in parsed
     ]
