@@ -94,7 +94,7 @@ class Attachment(StrictModel):
 class Impairment(StrictModel):
     """What a transit device does to the frames it relays, so that no kernel needs netem."""
 
-    delay_ms: float = Field(default=0, ge=0)
+    delay_ms: float = Field(default=0, ge=0, le=60_000)
     jitter_ms: float = Field(default=0, ge=0)
     loss: Probability = 0.0
     reorder: Probability = 0.0

@@ -132,6 +132,12 @@ def _check_places(scenario: Scenario) -> str | None:
     for name in scenario.transit_devices:
         if name not in on_path:
             return f"key 'transit_devices.{name}': the device is on no link; name it in the 'via' of one."
+    for name, device in scenario.transit_devices.items():
+        if device.impair is not None and device.impair.jitter_ms > device.impair.delay_ms:
+            return (
+                f"key 'transit_devices.{name}.impair.jitter_ms': {device.impair.jitter_ms:g} is more than "
+                f"delay_ms, {device.impair.delay_ms:g}, so some delays would be negative; lower it."
+            )
     for name, attacker in scenario.attackers.items():
         if attacker.attach is None and name not in on_path:
             return f"key 'attackers.{name}': give 'attach: SWITCH', or name it in the 'via' of a link."
@@ -167,6 +173,10 @@ def _check_tenants(scenario: Scenario) -> str | None:
         fault = _check_hosts(scenario, name, tenant)
         if fault is not None:
             return fault
+    used = {host.nve for tenant in scenario.tenants.values() for host in tenant.hosts.values()}
+    for name in scenario.nves:
+        if name not in used:
+            return f"key 'nves.{name}': no tenant's host is behind this NVE; add one or remove the NVE."
     return None
 
 

@@ -1,0 +1,192 @@
+"""Configuration files and command lines of the programs, from the plan. Pure.
+
+The formats belong to the programs (``controller/``, ``nve/``, ``transit/``), which check them
+strictly; a test feeds these documents to the programs' own schemas.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geneve.control.state import Mapping
+from topologies.plan import (
+    COLLECTOR_PORT,
+    GENEVE_PORT,
+    MANAGEMENT_NVA,
+    NVA_PORT,
+    OPENFLOW_PORT,
+    REST_PORT,
+    Kind,
+    Plan,
+)
+from topologies.scenario import NO_PROTECTION, NVA_NAME
+
+COLLECTOR_NAME = "collector"
+CONTROLLER_NAME = "controller"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where files are. ``private`` is the sandbox's own, secret and gone with it; ``run_dir`` is kept."""
+
+    private: Path
+    run_dir: Path
+
+    @property
+    def pki(self) -> Path:
+        """Folder of certificates and keys."""
+        return self.private / "pki"
+
+    @property
+    def inventory(self) -> Path:
+        """The controller's inventory."""
+        return self.private / "inventory.json"
+
+    @property
+    def telemetry(self) -> Path:
+        """The collector's output, JSON lines."""
+        return self.run_dir / "telemetry.jsonl"
+
+    def config(self, name: str) -> Path:
+        """A daemon's configuration file."""
+        return self.private / f"{name}.json"
+
+    def stats(self, name: str) -> Path:
+        """A daemon's statistics socket."""
+        return self.private / f"{name}.sock"
+
+    def log(self, name: str) -> Path:
+        """A daemon's log file."""
+        return self.run_dir / "logs" / f"{name}.log"
+
+
+def _nva(plan: Plan, layout: Layout, node: str) -> dict[str, Any]:
+    return {
+        "name": NVA_NAME,
+        "address": plan.underlay_addresses[NVA_NAME],
+        "port": NVA_PORT,
+        "ca": str(layout.pki / "ca.pem"),
+        "certificate": str(layout.pki / f"{node}.pem"),
+        "key": str(layout.pki / f"{node}.key"),
+    }
+
+
+def nve_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
+    """Return the configuration of one NVE."""
+    vnis = []
+    for tenant in plan.scenario.tenants.values():
+        ports = [plan.interface(name, host) for host, entry in tenant.hosts.items() if entry.nve == name]
+        if ports:
+            vnis.append({"vni": tenant.vni, "ports": ports})
+    return {
+        "name": name,
+        "underlay": {
+            "address": plan.underlay_addresses[name],
+            "port": GENEVE_PORT,
+            "mtu": plan.scenario.underlay.mtu,
+        },
+        "vnis": vnis,
+        "nva": _nva(plan, layout, name),
+        "stats": str(layout.stats(name)),
+    }
+
+
+def transit_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
+    """Return the configuration of one transit device."""
+    wires = [end.interface for end in plan.ends(name) if not end.addresses]
+    document: dict[str, Any] = {
+        "name": name,
+        "interfaces": wires,
+        "nva": _nva(plan, layout, name),
+        "collector": {"address": plan.underlay_addresses[NVA_NAME], "port": COLLECTOR_PORT},
+        "stats": str(layout.stats(name)),
+    }
+    impair = plan.scenario.transit_devices[name].impair
+    if impair is not None:
+        document["impair"] = impair.model_dump(mode="json")
+    return document
+
+
+def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
+    """Return the controller's inventory."""
+    scenario, addresses = plan.scenario, plan.underlay_addresses
+    nodes: dict[str, Any] = {
+        name: {"role": "nve", "address": addresses[name], "switch": nve.attach}
+        for name, nve in scenario.nves.items()
+    }
+    nodes |= {name: {"role": "transit", "address": addresses[name]} for name in scenario.transit_devices}
+    used = {tenant.profile for tenant in scenario.tenants.values()} - {NO_PROTECTION}
+    profiles = [scenario.profile(name) for name in sorted(used)]
+    return {
+        "nva": _nva(plan, layout, NVA_NAME),
+        "openflow": {"address": MANAGEMENT_NVA, "port": OPENFLOW_PORT},
+        "rest": {"address": MANAGEMENT_NVA, "port": REST_PORT},
+        "switches": plan.datapath_ids,
+        "links": [
+            {"between": list(link.between), "via": _devices(plan, link.via), "cost": link.cost}
+            for link in scenario.underlay.links
+        ],
+        "nodes": nodes,
+        "profiles": [profile.model_dump(mode="json") for profile in profiles if profile is not None],
+        "vnis": [
+            {
+                "vni": tenant.vni,
+                "tenant": name,
+                "action": tenant.action.value,
+                "profile": None if tenant.profile == NO_PROTECTION else tenant.profile,
+                "telemetry": tenant.telemetry,
+                "mtu": plan.tenant_mtu[tenant.vni],
+            }
+            for name, tenant in scenario.tenants.items()
+        ],
+        "mappings": [
+            Mapping(vni=tenant.vni, mac=host.mac, ips=host.ips, nve=host.nve).model_dump(mode="json")
+            for tenant in scenario.tenants.values()
+            for host in tenant.hosts.values()
+        ],
+    }
+
+
+def _devices(plan: Plan, via: tuple[str, ...]) -> list[str]:
+    # The NVA knows the transit devices on a link; an attacker there is nothing it could know of.
+    return [name for name in via if plan.kinds[name] is Kind.TRANSIT]
+
+
+def pki_argv(plan: Plan, layout: Layout) -> list[str]:
+    """Return the command that makes the run's certificates."""
+    argv = [sys.executable, "-m", "controller.pki", "--out", str(layout.pki), "--nva", NVA_NAME]
+    argv += ["--address", plan.underlay_addresses[NVA_NAME]]
+    for name in (*plan.nodes(Kind.NVE), *plan.nodes(Kind.TRANSIT)):
+        argv += ["--node", name]
+    return argv
+
+
+def controller_argv(layout: Layout, framework: str) -> list[str]:
+    """Return the command of the controller; ``framework`` is ryu, os-ken or auto (the program's choice)."""
+    argv = [sys.executable, "-m", "controller", "--inventory", str(layout.inventory)]
+    return argv if framework == "auto" else [*argv, "--framework", framework]
+
+
+def collector_argv(plan: Plan, layout: Layout) -> list[str]:
+    """Return the command of the telemetry collector."""
+    address = plan.underlay_addresses[NVA_NAME]
+    listen = f"[{address}]:{COLLECTOR_PORT}" if ":" in address else f"{address}:{COLLECTOR_PORT}"
+    argv = [sys.executable, "-m", "transit.collector", "--listen", listen, "--output", str(layout.telemetry)]
+    return [*argv, "--stats", str(layout.stats(COLLECTOR_NAME))]
+
+
+def daemon_argv(plan: Plan, layout: Layout, name: str) -> list[str]:
+    """Return the command of an NVE or a transit device."""
+    module = {Kind.NVE: "nve", Kind.TRANSIT: "transit"}[plan.kinds[name]]
+    return [sys.executable, "-m", module, "--config", str(layout.config(name))]
+
+
+def config_files(plan: Plan, layout: Layout) -> dict[Path, dict[str, Any]]:
+    """Return every configuration file with its document."""
+    files = {layout.inventory: inventory(plan, layout)}
+    files |= {layout.config(name): nve_config(plan, layout, name) for name in plan.nodes(Kind.NVE)}
+    files |= {layout.config(name): transit_config(plan, layout, name) for name in plan.nodes(Kind.TRANSIT)}
+    return files
