@@ -159,20 +159,29 @@ def source_address(frame: bytes, location: Location) -> bytes:
     return frame[network + 8 : network + 24]
 
 
+def outer_addresses(frame: bytes, location: Location) -> tuple[str, str]:
+    """Return the source and destination address of the datagram at ``location`` as canonical text."""
+    network = location[0]
+    if frame[network] >> 4 == 4:
+        source, destination = frame[network + 12 : network + 16], frame[network + 16 : network + 20]
+    else:
+        source, destination = frame[network + 8 : network + 24], frame[network + 24 : network + 40]
+    return address_text(source), address_text(destination)
+
+
 def describe(frame: bytes, location: Location) -> OuterDatagram:
     """Return the datagram that :func:`locate` found in the same ``frame`` at ``location``."""
     network, transport, end = location
     if frame[network] >> 4 == 4:
         traffic_class = frame[network + 1]
-        source, destination = frame[network + 12 : network + 16], frame[network + 16 : network + 20]
     else:
         traffic_class = (frame[network] & 0x0F) << 4 | frame[network + 1] >> 4
-        source, destination = frame[network + 8 : network + 24], frame[network + 24 : network + 40]
+    source, destination = outer_addresses(frame, location)
     source_port, destination_port, _ = _UDP.unpack_from(frame, transport)
     start = transport + UDP_SIZE
     return OuterDatagram(
-        source=address_text(source),
-        destination=address_text(destination),
+        source=source,
+        destination=destination,
         traffic_class=traffic_class,
         source_port=source_port,
         destination_port=destination_port,

@@ -10,7 +10,9 @@ import socket
 import time
 from typing import Any
 
+from geneve.control.state import NodeState
 from transit.config import Collector, TransitConfig
+from transit.control import ControlChannel
 from transit.device import TransitDevice
 from transit.exporter import Exporter
 from transit.forwarder import Forwarder
@@ -56,7 +58,7 @@ class TransitDaemon:
         self._started = time.monotonic()
         self._device = TransitDevice(config.name)
         self._exporter = Exporter() if config.collector else None
-        self._ready = config.nva is None
+        self._has_state = config.nva is None
         if config.static_state is not None:
             self._device.apply(config.static_state)
         with contextlib.ExitStack() as opened:
@@ -70,11 +72,19 @@ class TransitDaemon:
                 opened.callback(self._stats.close)
             self._poller = select.epoll()
             opened.callback(self._poller.close)
+            self._control: ControlChannel | None = None
+            if config.nva:
+                self._control = ControlChannel(config.name, config.nva, self._apply, self._poller)
+                opened.callback(self._control.close)
             self._opened = opened.pop_all()
         first, second = self._relay.ports
         self._forwarder = Forwarder(
             self._device, self._exporter, config.impair, (first.send, second.send), time.time_ns
         )
+
+    def _apply(self, state: NodeState) -> None:
+        self._device.apply(state)
+        self._has_state = True
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -84,7 +94,7 @@ class TransitDaemon:
             self._poller.register(descriptor, select.EPOLLIN)
         log.info("%s relays between %s and %s", self.config.name, *self.config.interfaces)
         while True:
-            for descriptor, _ in self._wait():
+            for descriptor, events in self._wait():
                 if descriptor in ports:
                     ingress = ports[descriptor]
                     frames = self._relay.ports[ingress].receive()
@@ -94,21 +104,26 @@ class TransitDaemon:
                     return
                 elif self._stats and descriptor == self._stats.fileno():
                     self._stats.answer(self.document())
+                elif self._control and descriptor == self._control.fileno():
+                    self._control.handle(events, time.monotonic())
             self._run_timers(time.monotonic())
 
     def _wait(self) -> list[tuple[int, int]]:
-        deadline = self._forwarder.next_deadline()
-        if deadline is not None:
+        now = time.monotonic()
+        impairment = self._forwarder.next_deadline()
+        others = [self._exporter.next_deadline() if self._exporter else None]
+        others.append(self._control.next_deadline() if self._control else None)
+        deadlines = [deadline for deadline in (impairment, *others) if deadline is not None]
+        timeout = max(0.0, min([now + IDLE_INTERVAL, *deadlines]) - now)
+        if impairment is not None:
             # epoll counts in milliseconds, too coarse for delays: select waits for epoll's descriptor.
-            select.select([self._poller], [], [], min(IDLE_INTERVAL, max(0.0, deadline - time.monotonic())))
+            select.select([self._poller], [], [], timeout)
             return self._poller.poll(0)
-        timeout = IDLE_INTERVAL
-        export = self._exporter.next_deadline() if self._exporter else None
-        if export is not None:
-            timeout = min(timeout, max(0.0, export - time.monotonic()))
         return self._poller.poll(timeout)
 
     def _run_timers(self, now: float) -> None:
+        if self._control is not None:
+            self._control.run_timers(now)
         self._forwarder.run_due(now)
         if self._exporter is not None and self._collector is not None:
             self._exporter.flush(now, self._collector.send)
@@ -125,7 +140,7 @@ class TransitDaemon:
         return {
             "name": self.config.name,
             "role": "transit",
-            "ready": self._ready,
+            "ready": self._has_state and (self._control is None or self._control.registered),
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "counters": counters,

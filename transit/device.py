@@ -9,15 +9,15 @@ telemetry is anything exported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from geneve.control.state import NodeState, Role, TransitVni
 from geneve.drops import DropReason
 from geneve.errors import ConfigError, ParseError
 from geneve.header import BASE_HEADER_SIZE
 from geneve.option import Option, parse_options
-from geneve.outer import UDP_SIZE, Location, describe, locate, source_address
+from geneve.outer import UDP_SIZE, Location, locate, outer_addresses, source_address
 from geneve.security.association import InboundAssociation
 from geneve.security.store import AssociationStore
 from geneve.security.transit import TransitVerifier, Verified
@@ -54,8 +54,7 @@ class Outcome(str, Enum):
     """Verified under an association of another VNI."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The outcome for one frame, and what to report about it once it has been sent on."""
 
     outcome: Outcome
@@ -79,7 +78,8 @@ class TransitDevice:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.outcomes = dict.fromkeys(Outcome, 0)
+        self._outcomes = dict.fromkeys(Outcome, 0)
+        self._passed = 0
         self.verified = 0
         """Packets whose option for this device verified, exported or not."""
         self._store: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation)
@@ -116,10 +116,10 @@ class TransitDevice:
         """
         location = locate(frame)
         if location is None:
-            decision = _NOT_GENEVE
-        else:
-            decision = self._process_geneve(frame, location, ingress_port, now_ns)
-        self.outcomes[decision.outcome] += 1
+            self._passed += 1  # an integer: the dictionary below is dear for frames that are not looked into
+            return _NOT_GENEVE
+        decision = self._process_geneve(frame, location, ingress_port, now_ns)
+        self._outcomes[decision.outcome] += 1
         return decision
 
     def process_batch(self, frames: Iterable[tuple[bytes, int]], ingress_port: int) -> list[Decision]:
@@ -148,7 +148,7 @@ class TransitDevice:
             telemetry = _verified_telemetry(packet, policy, verdict)
         if isinstance(telemetry, Outcome):
             return _PLAIN[telemetry]
-        outer = describe(frame, location)
+        source, destination = outer_addresses(frame, location)
         observation = Observation(
             ingress_port=port,
             ingress_ns=now_ns,
@@ -156,14 +156,15 @@ class TransitDevice:
             flow=telemetry.flow,
             sequence=telemetry.sequence,
             sender=verdict.association.sender if verdict else None,
-            source=outer.source,
-            destination=outer.destination,
+            source=source,
+            destination=destination,
         )
         return Decision(Outcome.EXPORTED, observation)
 
     def counters(self) -> dict[str, int]:
         """Return the number of frames by outcome, and how many packets verified in all."""
-        counts = {outcome.value: count for outcome, count in self.outcomes.items()}
+        counts = {outcome.value: count for outcome, count in self._outcomes.items()}
+        counts[Outcome.NOT_GENEVE.value] += self._passed
         return {**counts, "verified": self.verified}
 
 

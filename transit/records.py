@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -19,8 +18,7 @@ Nanoseconds = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Time since 1970 in nanoseconds, UTC."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """What a device saw of a packet that it has not sent on yet. Addresses are the outer ones, as text.
 
     ``sender`` is the NVE that the packet's security option proves, None when nothing proved it.

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def ip(*words: str) -> None:
 def build() -> tuple[End, End]:
     for scope in ("all", "default"):
         Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").write_text("1")
+    ip("link", "set", "lo", "up")
     for pair in ("a", "b"):
         ip("link", "add", f"{pair}0", "type", "veth", "peer", "name", f"{pair}1")
         for side in "01":
@@ -89,15 +91,28 @@ def ask(path: str) -> dict[str, Any]:
         return document
 
 
-def wait_for_stats(path: str, device: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while device.poll() is None and time.monotonic() < deadline:
+def wait_for_stats(path: str, process: subprocess.Popen[bytes]) -> None:
+    def ready() -> bool:
+        if process.poll() is not None:
+            sys.exit(f"{process.args!r} ended with {process.returncode}")
         try:
-            if ask(path)["ready"]:
-                return
+            return bool(ask(path)["ready"])
         except OSError:
-            select.select([], [], [], 0.02)
-    sys.exit("the transit device did not become ready")
+            return False
+
+    wait_until(ready, "a program that is ready")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit(f"waited in vain for {what}")
+        select.select([], [], [], 0.02)
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", *arguments])
 
 
 def cross(source: End, destination: End, sent: list[bytes], way: str) -> int:
@@ -122,12 +137,22 @@ def main() -> None:
     left, right = build()
     with tempfile.TemporaryDirectory() as folder:
         stats, config = f"{folder}/stats", Path(folder, "t1.json")
-        state = device_state(vnis=(TransitVni(vni=100, telemetry=True),)).to_wire()
-        content = {"name": "t1", "interfaces": ["a1", "b1"], "static_state": state, "stats": stats}
+        records, collector_stats = Path(folder, "telemetry.jsonl"), f"{folder}/collector"
+        content = {
+            "name": "t1",
+            "interfaces": ["a1", "b1"],
+            "static_state": device_state(vnis=(TransitVni(vni=100, telemetry=True),)).to_wire(),
+            "collector": {"address": "127.0.0.1", "port": 6082},
+            "stats": stats,
+        }
         config.touch(0o600)
         config.write_text(json.dumps(content))
-        device = subprocess.Popen([sys.executable, "-m", "transit", "--config", str(config)])
+        device = start("transit", "--config", str(config))
+        collector = start(
+            "transit.collector", "--listen", "127.0.0.1:6082", "--output", str(records), "--stats", collector_stats
+        )
         try:
+            wait_for_stats(collector_stats, collector)
             wait_for_stats(stats, device)
             sent = frames()
             faults = cross(left, right, sent, "left to right") + cross(right, left, sent, "right to left")
@@ -135,11 +160,15 @@ def main() -> None:
             ip("link", "set", "a1", "down")
             ip("link", "set", "a1", "up")
             faults += cross(left, right, sent[-20:], "after the link came back")
+            wait_until(lambda: ask(collector_stats)["counters"]["records"] == 4, "four records")
             document = ask(stats)
         finally:
-            device.send_signal(signal.SIGTERM)
-            code = device.wait(TIMEOUT)
-        document["exit_code"], document["left_behind"] = code, os.path.exists(stats)
+            for process in (device, collector):
+                process.send_signal(signal.SIGTERM)
+            codes = [process.wait(TIMEOUT) for process in (device, collector)]
+        document["exit_codes"] = codes
+        document["left_behind"] = os.path.exists(stats) or os.path.exists(collector_stats)
+        document["records"] = [json.loads(line) for line in records.read_text().splitlines()]
     print(json.dumps(document))
     sys.exit(1 if faults else 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from geneve.control.state import NodeState, Profile, Role, TransitVni
 from geneve.header import BaseHeader
@@ -32,7 +33,7 @@ def sealed(sealer: PacketSealer, flow: int = 7, sequence: int = 1, extra: Sequen
     return sealer.seal([(udp_frame(), [build_telemetry(flow, sequence), *extra])])[0]
 
 
-def plain(vni: int = 100, options: bytes = b"", **fields: int) -> bytes:
+def plain(vni: int = 100, options: bytes = b"", **fields: Any) -> bytes:
     return BaseHeader(vni=vni, opt_len=len(options), **fields).build() + options + udp_frame()
 
 
