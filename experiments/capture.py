@@ -121,7 +121,7 @@ def geneve_frame(frame: Frame) -> GeneveFrame | None:
 def geneve_frames(
     path: Path, *, vni: int | None = None, source: str | None = None, destination: str | None = None
 ) -> list[GeneveFrame]:
-    """Return the Geneve packets of a capture in order, all or those with the VNI and outer addresses given."""
+    """Return the Geneve packets of a capture in order: all, or those with VNI and outer addresses given."""
     found = []
     with CaptureReader(path) as reader:
         for frame in reader:

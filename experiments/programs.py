@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 
 class ProgramError(RuntimeError):
-    """A program inside a node did not do what it was asked; the text names node, program and its last words."""
+    """A program in a node did not do what it was asked; the text has node, program and its last words."""
 
 
 class Node(Protocol):
@@ -90,7 +90,9 @@ class Program:
         return stop_process(self.process)
 
 
-def stop_process(process: subprocess.Popen[bytes], sign: int = signal.SIGTERM, patience: float = 5.0) -> int | None:
+def stop_process(
+    process: subprocess.Popen[bytes], sign: int = signal.SIGTERM, patience: float = 5.0
+) -> int | None:
     """End a process that was started here; its exit code, or None when it had to be killed."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
@@ -123,7 +125,7 @@ def tail(path: Path, size: int = 400) -> str:
 
 
 def wait_for(condition: Callable[[], bool], timeout: float, pause: float = 0.01) -> bool:
-    """Ask ``condition`` every ``pause`` seconds until it holds or ``timeout`` is over; whether it came to hold."""
+    """Ask ``condition`` every ``pause`` seconds until it holds or ``timeout`` is over; whether it held."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() >= deadline:

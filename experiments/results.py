@@ -29,8 +29,10 @@ class RunDirectory:
         self.record = record
 
     @classmethod
-    def create(cls, results: Path, name: str, record: dict[str, Any], now: datetime | None = None) -> RunDirectory:
-        """Make ``results/<UTC time>-<name>``, never an existing one; ResultsError when that cannot be done."""
+    def create(
+        cls, results: Path, name: str, record: dict[str, Any], now: datetime | None = None
+    ) -> RunDirectory:
+        """Make ``results/<UTC time>-<name>``, never an existing one; ResultsError if that cannot be."""
         moment = now if now is not None else datetime.now(timezone.utc)
         stamp = moment.strftime("%Y%m%dT%H%M%SZ")
         try:
@@ -55,7 +57,7 @@ class RunDirectory:
         try:
             data = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise ResultsError(f"{path}: no readable run.json in it; expected the directory of a run.") from None
+            raise ResultsError(f"{path}: no readable run.json in it; expected a run's directory.") from None
         if not isinstance(data, dict):
             raise ResultsError(f"{record}: not an object; expected the record of a run.")
         return cls(path.resolve(), data)
@@ -66,7 +68,7 @@ class RunDirectory:
         return str(self.record.get("status", FAILED))
 
     def folder(self, kind: str, experiment: str | None = None) -> Path:
-        """Return the folder ``raw``, ``captures``, ``csv`` or ``plots``, of one experiment if named, and make it."""
+        """Return and make ``raw``, ``captures``, ``csv`` or ``plots``, or an experiment's folder in it."""
         path = self.path / kind if experiment is None else self.path / kind / experiment
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -87,11 +89,14 @@ class RunDirectory:
         """Write run.json in one step, so that it is never half written."""
         write_atomically(self.path / "run.json", json.dumps(self.record, indent=2, default=str) + "\n")
 
-    def finish(self, status: str, reason: str | None = None) -> None:
-        """Set the final status; a complete run becomes ``latest``."""
+    def conclude(self, status: str, reason: str | None = None) -> None:
+        """Set the final status and the time of the end."""
         ended = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.update(status=status, ended=ended, **({"reason": reason} if reason else {}))
-        if status == COMPLETE:
+
+    def publish(self) -> None:
+        """Make a complete run ``latest``; any other is left where it is."""
+        if self.status == COMPLETE:
             point_latest(self.path)
 
 
@@ -103,7 +108,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def point_latest(run: Path) -> None:
-    """Let ``latest`` beside ``run`` point to it, relative and in one step; ResultsError when a real file is there."""
+    """Let ``latest`` beside ``run`` point to it, in one step; ResultsError when a real file is there."""
     link = run.parent / LATEST
     if link.exists() and not link.is_symlink():
         raise ResultsError(f"{link}: not a symbolic link; move it away, it would hide which run is the last.")

@@ -1,0 +1,160 @@
+"""What the attackers do to frames: pure functions from frame bytes to frame bytes, built with Scapy.
+
+An attacker knows the wire format and the addresses, never a key. Each change leaves every length and
+every checksum that she can compute right, so that only cryptography can tell.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from experiments.traffic import PORT
+from geneve.errors import ParseError
+from geneve.header import BaseHeader
+from geneve.option import Option
+from geneve.outer import parse_outer
+from geneve.packet import Packet, make_packet, parse_packet
+from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS, is_security_option
+from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, Telemetry
+
+ALTERED_BYTES = 8
+"""Bytes at the end of the tenant's payload that `modify` changes."""
+_FLIP = 0x20
+_SPI_AND_SEQUENCE = 12
+_TAG = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The packets an attack picks: outer addresses, VNI, and the size of what Geneve carries, in bytes."""
+
+    source: str
+    destination: str
+    vni: int
+    size: int
+
+    def match(self, frame: bytes) -> Packet | None:
+        """Return the Geneve packet in ``frame`` when it is one of these."""
+        outer = parse_outer(frame)
+        if outer is None or (outer.source, outer.destination) != (self.source, self.destination):
+            return None
+        try:
+            packet = parse_packet(outer.payload(frame))
+        except ParseError:
+            return None
+        return packet if packet.header.vni == self.vni and len(packet.payload) == self.size else None
+
+
+def rebuild(frame: bytes, packet: Packet) -> bytes:
+    """Return ``frame`` with ``packet`` as its Geneve packet; outer lengths and checksums follow."""
+    layers = Ether(frame)
+    udp = layers[UDP]
+    checksum = udp.chksum != 0
+    udp.remove_payload()
+    udp.add_payload(Raw(packet.build()))
+    udp.len = None
+    # A zero checksum stays zero (allowed over IPv4, RFC 8926, section 3.3); any other is made right.
+    udp.chksum = None if checksum else 0
+    if IP in layers:
+        layers[IP].len = None
+        layers[IP].chksum = None
+    elif IPv6 in layers:
+        layers[IPv6].plen = None
+    return bytes(layers)
+
+
+def modified(frame: bytes, packet: Packet) -> bytes:
+    """Change the last bytes of the tenant's payload.
+
+    Where the inner frame can be read, its UDP checksum is made right, so that the victim's kernel
+    accepts it; where it is ciphertext, the same bytes are changed blindly.
+    """
+    payload = bytearray(packet.payload)
+    for index in range(len(payload) - ALTERED_BYTES, len(payload)):
+        payload[index] ^= _FLIP
+    inner = Ether(bytes(payload))
+    if UDP in inner and inner[UDP].dport == PORT:
+        inner[UDP].chksum = None
+        payload = bytearray(bytes(inner))
+    return rebuild(frame, replace(packet, payload=bytes(payload)))
+
+
+def moved_to_vni(frame: bytes, packet: Packet, vni: int) -> bytes:
+    """Give the packet another VNI; nothing else changes."""
+    return rebuild(frame, replace(packet, header=replace(packet.header, vni=vni)))
+
+
+def with_forged_telemetry(frame: bytes, packet: Packet, false: Telemetry) -> bytes:
+    """Replace the contents of the telemetry option; add one in front where there is none."""
+    forged = false.option()
+    options = [
+        replace(option, data=forged.data) if _is_telemetry(option) else option for option in packet.options
+    ]
+    if not any(_is_telemetry(option) for option in packet.options):
+        options.insert(0, forged)
+    return rebuild(frame, make_packet(packet.header, options, packet.payload))
+
+
+def _is_telemetry(option: Option) -> bool:
+    return (option.option_class, option.type) == (TELEMETRY_CLASS, TELEMETRY_TYPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a forged packet seems to come from and goes to, outside and inside."""
+
+    outer_source_mac: str
+    outer_destination_mac: str
+    outer_source: str
+    outer_destination: str
+    inner_source_mac: str
+    inner_destination_mac: str
+    inner_source: str
+    inner_destination: str
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Addresses:
+        """Make one from an object of the attacker's command."""
+        return cls(**{name: str(fields[name]) for name in cls.__slots__})
+
+
+def forged(addresses: Addresses, vni: int, payload: bytes, options: tuple[Option, ...] = ()) -> bytes:
+    """Return a whole frame made from nothing: a tenant's UDP datagram in Geneve from a false NVE."""
+    network = IPv6 if ":" in addresses.inner_source else IP
+    inner = (
+        Ether(src=addresses.inner_source_mac, dst=addresses.inner_destination_mac)
+        / network(src=addresses.inner_source, dst=addresses.inner_destination)
+        / UDP(sport=PORT, dport=PORT)
+        / Raw(payload)
+    )
+    packet = make_packet(BaseHeader(vni=vni), options, bytes(inner))
+    underlay = IPv6 if ":" in addresses.outer_source else IP
+    frame = (
+        Ether(src=addresses.outer_source_mac, dst=addresses.outer_destination_mac)
+        / underlay(src=addresses.outer_source, dst=addresses.outer_destination)
+        / UDP(sport=50000, dport=6081)
+        / Raw(packet.build())
+    )
+    return bytes(frame)
+
+
+def made_up_security(spi: int, sequence: int) -> Option:
+    """Return a security option for an egress NVE with a tag that is a guess."""
+    data = spi.to_bytes(4, "big") + sequence.to_bytes(8, "big") + os.urandom(_TAG)
+    return Option(SECURITY_CLASS, EGRESS_TYPE, data)
+
+
+def observed_security(packet: Packet) -> tuple[int, int] | None:
+    """Return SPI and sequence number for the egress NVE, which anybody on the path can read."""
+    for option in packet.options:
+        egress = is_security_option(option.option_class, option.type) and option.type == EGRESS_TYPE
+        if egress and len(option.data) >= _SPI_AND_SEQUENCE + _TAG:
+            return int.from_bytes(option.data[:4], "big"), int.from_bytes(option.data[4:12], "big")
+    return None

@@ -1,0 +1,327 @@
+"""Attacks: from raw samples and captures to verdicts. Pure: reads a run's files, needs no root.
+
+A verdict rests on what the victim tenant received, what the collector holds and what the attacker's
+capture contains. The NVEs' own drop counters stand beside it as an explanation and never decide.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.capture import CaptureReader
+from experiments.samples import read_lines
+from experiments.statistics import wilson
+from experiments.tables import rounded, write_csv
+from experiments.traffic import Message, parse_message
+
+NAME = "attacks"
+CONTROL, PROTECTED = "none", "full"
+MODES = (CONTROL, PROTECTED)
+ATTACKS = ("sniff", "modify", "inject", "replay", "cross_vni", "forge_telemetry")
+LEGITIMATE = "legitimate"
+"""Label of the messages that must get through."""
+
+CONTROL_RATE = 0.5
+"""An attack counts as working in the control when at least this share of its packets succeeds."""
+LEGITIMATE_RATE = 0.95
+"""Share of the legitimate messages that must arrive, or a mode's outcome proves nothing."""
+
+SUCCEEDED, RESISTED, BROKEN, INVALID = "attack succeeded (control)", "resisted", "BROKEN", "INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One attack in one mode. ``sent`` and ``delivered`` count packets; ``drops`` are by node and reason."""
+
+    attack: str
+    mode: str
+    trials: int
+    sent: int
+    delivered: int
+    verdict: str
+    reason: str
+    drops: dict[str, int]
+    evidence: str
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson 95% interval of the success rate; None when nothing was sent."""
+        return wilson(min(self.delivered, self.sent), self.sent) if self.sent else None
+
+
+@dataclass(frozen=True, slots=True)
+class Legitimate:
+    """Legitimate messages of one flow in one mode."""
+
+    mode: str
+    flow: str
+    sent: int
+    received: int
+
+
+@dataclass(slots=True)
+class AttacksResult:
+    """Everything that tables and plots show. ``failures`` non-empty means that the run failed."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    legitimate: list[Legitimate] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What one mode left behind: trials, logs by host, telemetry records, and the attacker's capture."""
+
+    trials: list[dict[str, Any]]
+    sent: dict[str, list[bytes]]
+    received: dict[str, list[bytes]]
+    records: list[dict[str, Any]]
+    sniffed: list[bytes]
+    flows: list[dict[str, str]]
+
+
+def load_evidence(run: Path, mode: str) -> Evidence:
+    """Read the files of one mode; what is missing is empty."""
+    raw = run / "raw" / NAME / mode
+    sniffed: list[bytes] = []
+    capture = run / "captures" / NAME / f"{mode}-eve.pcap"
+    if capture.exists():
+        with CaptureReader(capture) as reader:
+            sniffed = [frame.data for frame in reader]
+    flows = [entry for entry in read_lines(raw / "setup.jsonl") if "flow" in entry]
+    return Evidence(
+        trials=read_lines(raw / "trials.jsonl"),
+        sent=_payloads(raw, "sent", "sent"),
+        received=_payloads(raw, "received", "received"),
+        records=read_lines(raw / "records.jsonl"),
+        sniffed=sniffed,
+        flows=flows,
+    )
+
+
+def _payloads(raw: Path, prefix: str, event: str) -> dict[str, list[bytes]]:
+    logs = {}
+    for path in sorted(raw.glob(f"{prefix}-*.jsonl")):
+        host = path.stem.removeprefix(f"{prefix}-")
+        entries = read_lines(path)
+        logs[host] = [bytes.fromhex(entry["payload"]) for entry in entries if entry["event"] == event]
+    return logs
+
+
+def analyse(run: Path) -> AttacksResult:
+    """Read what both modes left and judge every attack."""
+    result = AttacksResult()
+    working: set[str] = set()
+    for mode in MODES:
+        evidence = load_evidence(run, mode)
+        legitimate = _legitimate(mode, evidence)
+        result.legitimate.extend(legitimate)
+        for attack in ATTACKS:
+            outcome = judge(attack, mode, evidence, legitimate)
+            if outcome.verdict == SUCCEEDED:
+                working.add(attack)
+            elif outcome.verdict == RESISTED and attack not in working:
+                reason = "the attack does not work without protection either, so this shows nothing"
+                outcome = replace(outcome, verdict=INVALID, reason=reason)
+            result.outcomes.append(outcome)
+            if outcome.verdict in (BROKEN, INVALID):
+                result.failures.append(f"{attack} in mode {mode}: {outcome.verdict}: {outcome.reason}")
+            missing = [trial["missing"] for trial in _trials(evidence, attack) if trial.get("missing")]
+            lost = f"attacks: {attack} in mode {mode}: trial lost"
+            result.warnings.extend(f"{lost}: {text}" for text in missing)
+    return result
+
+
+def _trials(evidence: Evidence, attack: str) -> list[dict[str, Any]]:
+    return [trial for trial in evidence.trials if trial["attack"] == attack]
+
+
+def _legitimate(mode: str, evidence: Evidence) -> list[Legitimate]:
+    """Count the legitimate messages of each flow that arrived, each once, at the host they were sent to."""
+    rows = []
+    for flow in evidence.flows:
+        sender, receiver = flow["sender"], flow["receiver"]
+        sent = {
+            payload
+            for payload in evidence.sent.get(sender, [])
+            if (message := parse_message(payload)) and message.label == f"{LEGITIMATE}-{flow['flow']}"
+        }
+        received = set(evidence.received.get(receiver, []))
+        rows.append(Legitimate(mode, flow["flow"], len(sent), len(sent & received)))
+    return rows
+
+
+def _successes(attack: str, evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    """Return packets the attacker sent, how many of them succeeded, and where that was seen."""
+    return _JUDGES[attack](evidence, trials)
+
+
+def _messages(payloads: list[bytes], label: str) -> Counter[bytes]:
+    return Counter(
+        payload for payload in payloads if (message := parse_message(payload)) and message.label == label
+    )
+
+
+def _sniff(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    """Frames in her capture, and the messages of these trials that can be read in it."""
+    sent: list[Message] = []
+    for trial in trials:
+        for payload in evidence.sent.get(trial["sender"], []):
+            message = parse_message(payload)
+            if message and (message.label, message.trial) == ("sniff", trial["trial"]):
+                sent.append(message)
+    haystack = b"\0".join(evidence.sniffed)
+    read = sum(message.nonce.encode() in haystack for message in sent)
+    captured = sum(len(trial["events"]) for trial in trials)
+    return min(captured, len(evidence.sniffed)), read, "messages readable in the attacker's capture"
+
+
+def _modify(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    """Messages the victim got that nobody ever sent."""
+    known = {payload for log in evidence.sent.values() for payload in log}
+    known |= {bytes.fromhex(event["payload"]) for trial in evidence.trials for event in trial["events"]
+              if "payload" in event}  # fmt: skip
+    victims = {trial["victim"] for trial in trials}
+    altered = sum(payload not in known for victim in victims for payload in evidence.received.get(victim, []))
+    return sum(len(trial["events"]) for trial in trials), altered, "messages received that no tenant sent"
+
+
+def _inject(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    sent = delivered = 0
+    for trial in trials:
+        received = set(evidence.received.get(trial["victim"], []))
+        forged = {bytes.fromhex(event["payload"]) for event in trial["events"]}
+        sent += len(forged)
+        delivered += len(forged & received)
+    return sent, delivered, "forged messages that the victim received"
+
+
+def _replay(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    victims = {trial["victim"] for trial in trials}
+    counts = [_messages(evidence.received.get(victim, []), "replay") for victim in victims]
+    repeats = sum(count - 1 for counter in counts for count in counter.values())
+    return sum(len(trial["events"]) for trial in trials), repeats, "second copies that the victim received"
+
+
+def _cross_vni(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    victims = {trial["victim"] for trial in trials}
+    leaked = sum(len(_messages(evidence.received.get(victim, []), "cross_vni")) for victim in victims)
+    return sum(len(trial["events"]) for trial in trials), leaked, "red's messages that blue's host received"
+
+
+def _forge_telemetry(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+    false = {(event["flow"], event["sequence"]) for trial in trials for event in trial["events"]}
+    devices = {trial["device"] for trial in trials}
+    exported = {
+        (record["flow"], record["sequence"]) for record in evidence.records if record["device"] in devices
+    }
+    sent = sum(len(trial["events"]) for trial in trials)
+    return sent, len(false & exported), "false records in the collector"
+
+
+_JUDGES = {
+    "sniff": _sniff, "modify": _modify, "inject": _inject, "replay": _replay, "cross_vni": _cross_vni,
+    "forge_telemetry": _forge_telemetry,
+}  # fmt: skip
+
+
+def judge(attack: str, mode: str, evidence: Evidence, legitimate: list[Legitimate]) -> Outcome:
+    """Judge one attack in one mode."""
+    trials = [trial for trial in _trials(evidence, attack) if not trial.get("missing")]
+    sent, delivered, seen = _successes(attack, evidence, trials)
+    verdict, reason = _verdict(attack, mode, sent, delivered, evidence, legitimate)
+    drops: Counter[str] = Counter()
+    for trial in trials:
+        drops.update(trial["drops"])
+    evidence_text = f"{delivered} {seen}"
+    return Outcome(attack, mode, len(trials), sent, delivered, verdict, reason, dict(drops), evidence_text)
+
+
+def _verdict(
+    attack: str, mode: str, sent: int, delivered: int, evidence: Evidence, legitimate: list[Legitimate]
+) -> tuple[str, str]:
+    if not sent:
+        return INVALID, "the attacker sent nothing, so nothing is shown"
+    if delivered > sent:
+        return INVALID, f"{delivered} successes of {sent} packets: the count cannot be right"
+    if not legitimate:
+        return INVALID, "no legitimate traffic ran beside the attack"
+    for row in legitimate:
+        if not row.sent or row.received < LEGITIMATE_RATE * row.sent:
+            arrived = f"{row.received} of {row.sent} messages"
+            return INVALID, f"of the legitimate flow {row.flow} only {arrived} arrived"
+    if attack == "forge_telemetry" and not _true_records(evidence):
+        return INVALID, "the transit device exported no true record either"
+    if mode == CONTROL:
+        if delivered < CONTROL_RATE * sent:
+            return INVALID, f"without protection only {delivered} of {sent} succeeded: not a valid control"
+        return SUCCEEDED, f"{delivered} of {sent} succeeded, as they should without protection"
+    if delivered:
+        return BROKEN, f"{delivered} of {sent} succeeded in spite of protection"
+    return RESISTED, f"none of {sent} succeeded"
+
+
+def _true_records(evidence: Evidence) -> int:
+    """Records of the attacked devices that no attacker made up."""
+    trials = _trials(evidence, "forge_telemetry")
+    false = {(event["flow"], event["sequence"]) for trial in trials for event in trial["events"]}
+    devices = {trial["device"] for trial in trials}
+    return sum(
+        record["device"] in devices and (record["flow"], record["sequence"]) not in false
+        for record in evidence.records
+    )
+
+
+OUTCOME_COLUMNS = (
+    "attack", "mode", "trials", "sent", "delivered", "rate", "ci_low", "ci_high", "verdict", "reason",
+    "evidence", "drops",
+)  # fmt: skip
+LEGITIMATE_COLUMNS = ("mode", "flow", "sent", "received")
+
+
+def outcome_rows(result: AttacksResult) -> list[dict[str, Any]]:
+    """Return the outcomes as rows of the table."""
+    rows = []
+    for outcome in result.outcomes:
+        low, high = outcome.interval or (None, None)
+        rate = outcome.delivered / outcome.sent if outcome.sent else None
+        rows.append({
+            "attack": outcome.attack, "mode": outcome.mode, "trials": outcome.trials, "sent": outcome.sent,
+            "delivered": outcome.delivered, "rate": rounded(rate), "ci_low": rounded(low),
+            "ci_high": rounded(high), "verdict": outcome.verdict, "reason": outcome.reason,
+            "evidence": outcome.evidence, "drops": outcome.drops,
+        })  # fmt: skip
+    return rows
+
+
+def legitimate_rows(result: AttacksResult) -> list[dict[str, Any]]:
+    """Return the legitimate flows as rows of their table."""
+    return [
+        {"mode": row.mode, "flow": row.flow, "sent": row.sent, "received": row.received}
+        for row in result.legitimate
+    ]
+
+
+def write_tables(result: AttacksResult, folder: Path) -> None:
+    """Write the tables as CSV files to ``folder``."""
+    write_csv(folder / f"{NAME}-outcomes.csv", outcome_rows(result), OUTCOME_COLUMNS)
+    write_csv(folder / f"{NAME}-legitimate.csv", legitimate_rows(result), LEGITIMATE_COLUMNS)
+
+
+def summary(result: AttacksResult) -> dict[str, Any]:
+    """Return the experiment's part of summary.json."""
+    verdicts: dict[str, dict[str, str]] = defaultdict(dict)
+    for outcome in result.outcomes:
+        verdicts[outcome.attack][outcome.mode] = outcome.verdict
+    return {
+        "interval": "Wilson, 95%",
+        "verdicts": verdicts,
+        "outcomes": outcome_rows(result),
+        "legitimate": legitimate_rows(result),
+        "failures": result.failures,
+        "warnings": result.warnings,
+    }

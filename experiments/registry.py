@@ -1,0 +1,174 @@
+"""The experiments there are: how each is run, and how its tables, plots and part of the page are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import (
+    attacks_analysis,
+    attacks_plots,
+    overhead_analysis,
+    overhead_plots,
+    telemetry_analysis,
+    telemetry_plots,
+)
+from experiments.profiles import Profile
+from experiments.report import Section, Table, write_report
+from experiments.results import RunDirectory, write_atomically
+
+if TYPE_CHECKING:
+    from experiments.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment. ``seconds`` is the plan for progress; ``run`` needs root, ``evaluate`` does not."""
+
+    name: str
+    scenario: str
+    description: str
+    seconds: Callable[[Profile], float]
+    run: Callable[[Context], None]
+    evaluate: Callable[[Path], Section]
+
+
+def _run_overhead(context: Context) -> None:
+    from experiments.overhead import run  # Mininet is imported only where it is needed
+
+    run(context)
+
+
+def _run_attacks(context: Context) -> None:
+    from experiments.attacks import run
+
+    run(context)
+
+
+def _run_telemetry(context: Context) -> None:
+    from experiments.telemetry import run
+
+    run(context)
+
+
+def _overhead_section(root: Path) -> Section:
+    result = overhead_analysis.analyse(root)
+    overhead_analysis.write_tables(result, _folder(root, "csv"))
+    plots = overhead_plots.draw(result, _folder(root, "plots"))
+    confidence = "count is the number of repeats, missing how many of them failed, with the reasons."
+    return Section(
+        "overhead", "Overhead", "What the overlay, its protection and telemetry cost, through 0, 1 and 2 "
+        "transit devices. Medians with order-statistics confidence intervals.",
+        overhead_analysis.summary(result),
+        (
+            Table("overhead-throughput.csv", "TCP goodput",
+                  f"Mode underlay is the network without overlay; {confidence}"),
+            Table("overhead-rtt.csv", "Round-trip time", "Median of the repeats' medians; p90 and p99 over "
+                  f"all pings together; {confidence}"),
+            Table("overhead-cpu.csv", "CPU time per packet",
+                  f"One row per role, and per transit device; {confidence}"),
+            Table("overhead-idle.csv", "CPU time of idle daemons", "Percent of one processor without tenant "
+                  "traffic; contained in the figures above, not subtracted."),
+            Table("overhead-bytes.csv", "Bytes per packet", "Outer minus inner frame length, from captures; "
+                  "expected is what the wire format says."),
+        ),
+        plots, warnings=result.warnings,
+    )  # fmt: skip
+
+
+def _attacks_section(root: Path) -> Section:
+    result = attacks_analysis.analyse(root)
+    attacks_analysis.write_tables(result, _folder(root, "csv"))
+    plots = attacks_plots.draw(result, _folder(root, "plots"))
+    return Section(
+        "attacks", "Attack resistance", "Each attack by a node of the underlay against tenants without "
+        "protection (none: the control, where it must succeed) and with it (full: where it must fail), while "
+        "legitimate traffic goes on.",
+        attacks_analysis.summary(result),
+        (
+            Table("attacks-outcomes.csv", "Outcomes", "sent: packets of the attacker; delivered: those that "
+                  "reached their aim; drops: counters of the nodes during the trials, as an explanation only."),
+            Table("attacks-legitimate.csv", "Legitimate traffic beside the attacks", "Messages sent "
+                  "and received by tenants that nobody attacked."),
+        ),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
+def _telemetry_section(root: Path) -> Section:
+    result = telemetry_analysis.analyse(root)
+    telemetry_analysis.write_tables(result, _folder(root, "csv"))
+    plots = telemetry_plots.draw(result, _folder(root, "plots"))
+    path = " to ".join(result.path) or "unknown"
+    return Section(
+        "telemetry", "Path telemetry", f"The path of one flow as transit devices reported it: {path}. "
+        f"{result.complete} of {result.sent} packets were reported by every device.",
+        telemetry_analysis.summary(result),
+        (Table("telemetry-path.csv", "Time along the path",
+               "Microseconds; medians with order-statistics intervals."),),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
+def _folder(root: Path, name: str) -> Path:
+    path = root / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
+START_SECONDS = 12.0
+"""Expected time to build and start a testbed."""
+
+
+def _overhead_seconds(profile: Profile) -> float:
+    configurations = len(overhead_analysis.OVERLAY_CONFIGURATIONS)
+    references = len(overhead_analysis.UNDERLAY_CONFIGURATIONS)
+    common = profile.tcp_seconds + 0.4 + profile.pings * profile.ping_interval + 0.2
+    repeats = configurations * (common + profile.udp_seconds + 0.4) + references * common
+    return START_SECONDS + profile.repeats * repeats + configurations * 1.5
+
+
+def _attacks_seconds(profile: Profile) -> float:
+    trials = len(attacks_analysis.MODES) * len(attacks_analysis.ATTACKS) * profile.attack_trials
+    return 2 * START_SECONDS + trials * (0.3 + 0.01 * profile.packets_per_trial)
+
+
+def _telemetry_seconds(profile: Profile) -> float:
+    return START_SECONDS + 2 + 0.005 * profile.telemetry_packets
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "overhead", "overhead", "bytes per packet, TCP goodput, round-trip time and CPU time per packet",
+            _overhead_seconds, _run_overhead, _overhead_section,
+        ),
+        Experiment(
+            "attacks", "default", "six attacks from the underlay, without and with protection",
+            _attacks_seconds, _run_attacks, _attacks_section,
+        ),
+        Experiment(
+            "telemetry", "default", "the path of a flow and the time spent along it",
+            _telemetry_seconds, _run_telemetry, _telemetry_section,
+        ),
+    )
+}  # fmt: skip
+
+
+def evaluate(run: RunDirectory, names: Sequence[str]) -> list[Section]:
+    """Make tables and plots of ``run`` again from its raw files; ValueError on damaged raw files."""
+    return [EXPERIMENTS[name].evaluate(run.path) for name in names]
+
+
+def write_outcome(run: RunDirectory, sections: Sequence[Section]) -> None:
+    """Write summary.json and the page, which both show the run's status as it is now."""
+    summary = {
+        "status": run.status,
+        "experiments": {section.name: section.summary for section in sections},
+    }
+    write_atomically(run.path / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
+    write_report(run, sections)

@@ -1,0 +1,116 @@
+"""The verdicts: each can fail, and a test that shows nothing says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.attacks_analysis import (
+    ATTACKS,
+    BROKEN,
+    INVALID,
+    RESISTED,
+    SUCCEEDED,
+    AttacksResult,
+    Outcome,
+    analyse,
+    outcome_rows,
+)
+from experiments.samples import read_lines
+from tests.experiments import synthetic
+
+
+def _run(path: Path, control: dict[str, float], full: dict[str, float]) -> AttacksResult:
+    synthetic.attacks(path, "none", control)
+    synthetic.attacks(path, "full", full)
+    return analyse(path)
+
+
+def _outcome(result: AttacksResult, attack: str, mode: str) -> Outcome:
+    [outcome] = [entry for entry in result.outcomes if (entry.attack, entry.mode) == (attack, mode)]
+    return outcome
+
+
+def _change_trials(path: Path, mode: str, change: Any) -> None:
+    log = path / "raw" / "attacks" / mode / "trials.jsonl"
+    synthetic.write_lines(log, [change(entry) for entry in read_lines(log)])
+
+
+def test_a_good_run(tmp_path: Path) -> None:
+    result = _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    assert result.failures == []
+    assert {outcome.verdict for outcome in result.outcomes if outcome.mode == "none"} == {SUCCEEDED}
+    assert {outcome.verdict for outcome in result.outcomes if outcome.mode == "full"} == {RESISTED}
+    assert {(outcome.sent, outcome.delivered) for outcome in result.outcomes} == {(30, 30), (30, 0)}
+    assert outcome_rows(result)[1]["ci_high"] == 1.0
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_single_success_against_protection_fails_the_run(tmp_path: Path, attack: str) -> None:
+    result = _run(tmp_path, synthetic.ALL_SUCCEED, {attack: 0.1})
+    outcome = _outcome(result, attack, "full")
+    assert (outcome.verdict, outcome.delivered) == (BROKEN, 3)
+    assert [text.split()[0] for text in result.failures] == [attack]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_that_fails_without_protection_is_no_control(tmp_path: Path, attack: str) -> None:
+    result = _run(tmp_path, {**synthetic.ALL_SUCCEED, attack: 0.0}, {})
+    assert _outcome(result, attack, "none").verdict == INVALID
+    assert _outcome(result, attack, "full").verdict == INVALID
+    assert len(result.failures) == 2
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attacker_who_sent_nothing_shows_nothing(tmp_path: Path, attack: str) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    _change_trials(tmp_path, "full", lambda trial: {**trial, "events": []} if trial["attack"] == attack else trial)
+    outcome = _outcome(analyse(tmp_path), attack, "full")
+    assert (outcome.verdict, outcome.reason) == (INVALID, "the attacker sent nothing, so nothing is shown")
+
+
+def test_lost_legitimate_traffic_invalidates_a_mode(tmp_path: Path) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    log = tmp_path / "raw" / "attacks" / "full" / "received-red3.jsonl"
+    log.write_text("\n".join(log.read_text().splitlines()[3:]) + "\n")
+    result = analyse(tmp_path)
+    assert {outcome.verdict for outcome in result.outcomes if outcome.mode == "full"} == {INVALID}
+    assert "only 47 of 50 messages" in result.failures[0]
+
+
+def test_no_legitimate_traffic_at_all(tmp_path: Path) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    (tmp_path / "raw" / "attacks" / "none" / "setup.jsonl").unlink()
+    assert _outcome(analyse(tmp_path), "sniff", "none").verdict == INVALID
+
+
+def test_more_successes_than_packets_cannot_be(tmp_path: Path) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    log = tmp_path / "raw" / "attacks" / "none" / "received-red3.jsonl"
+    log.write_text(log.read_text() * 3)
+    assert _outcome(analyse(tmp_path), "replay", "none").verdict == INVALID
+
+
+def test_forged_records_need_true_ones_beside_them(tmp_path: Path) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    (tmp_path / "raw" / "attacks" / "full" / "records.jsonl").write_text("")
+    outcome = _outcome(analyse(tmp_path), "forge_telemetry", "full")
+    assert (outcome.verdict, outcome.reason) == (INVALID, "the transit device exported no true record either")
+
+
+def test_a_trial_that_could_not_be_done_is_left_out_and_named(tmp_path: Path) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    _change_trials(
+        tmp_path, "full",
+        lambda trial: {**trial, "missing": "eve died"} if (trial["attack"], trial["trial"]) == ("inject", 1) else trial,
+    )  # fmt: skip
+    result = analyse(tmp_path)
+    assert (_outcome(result, "inject", "full").trials, _outcome(result, "inject", "full").sent) == (2, 20)
+    assert any("inject in mode full: trial lost: eve died" in text for text in result.warnings)
+
+
+def test_an_empty_run_fails_everywhere(tmp_path: Path) -> None:
+    result = analyse(tmp_path)
+    assert len(result.failures) == 2 * len(ATTACKS)
