@@ -81,7 +81,7 @@ class Port:
             self._configure(buffer_size)
         except OSError as error:
             self._socket.close()
-            raise RelayError(f"interface {interface!r} cannot be used ({error.strerror}).") from None
+            raise RelayError(f"interface {interface!r} cannot be used ({error.strerror or error}).") from None
 
     def _configure(self, buffer_size: int) -> None:
         sock = self._socket
