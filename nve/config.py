@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from geneve.config import StrictModel, load
+from geneve.control.nva import Nva
 from geneve.control.state import IpAddress, Name, NodeState, Role, Vni
 from geneve.errors import ConfigError
 from geneve.header import GENEVE_PORT
@@ -38,17 +39,6 @@ class LocalVni(StrictModel):
 
     vni: Vni
     ports: tuple[InterfaceName, ...] = ()
-
-
-class Nva(StrictModel):
-    """Where the NVA is, and the files that prove who is who: CA, own certificate and own key (PEM)."""
-
-    name: Name
-    address: IpAddress
-    port: int = Field(ge=1, le=65535)
-    ca: str
-    certificate: str
-    key: str
 
 
 class NveConfig(StrictModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import secrets
 import selectors
@@ -9,67 +10,37 @@ import socket
 from collections.abc import Callable
 
 from geneve.control.agent import ControlAgent
+from geneve.control.nva import Nva
 from geneve.control.session import ControlLink, Identity
 from geneve.control.state import NodeState, Role
 from geneve.control.tls import TlsFiles, client_context
-from nve.config import Nva
 
 
-class ControlChannel:
-    """Keeps the agent's descriptor registered in ``selector``, with this object as its data."""
+def make_agent(
+    name: str, nva: Nva, apply: Callable[[NodeState], None], selector: selectors.BaseSelector
+) -> ControlAgent:
+    """Return the agent that keeps this NVE connected; its descriptor's data in ``selector`` is its ``handle``.
 
-    def __init__(
-        self, name: str, nva: Nva, apply: Callable[[NodeState], None], selector: selectors.BaseSelector
-    ) -> None:
-        """Raise ConfigError when a certificate file cannot be used."""
-        link = ControlLink(
-            identity=Identity(name=name, role=Role.NVE, instance=secrets.token_hex(16), nva=nva.name),
-            context=client_context(TlsFiles(nva.ca, nva.certificate, nva.key)),
-            connect=lambda: _connect(nva.address, nva.port),
-            random=random.random,
-        )
-        self._agent = ControlAgent(link, apply)
-        self._selector = selector
-        self._registered: tuple[int, int, bool] | None = None
+    ConfigError when a certificate file cannot be used.
+    """
+    link = ControlLink(
+        identity=Identity(name=name, role=Role.NVE, instance=secrets.token_hex(16), nva=nva.name),
+        context=client_context(TlsFiles(nva.ca, nva.certificate, nva.key)),
+        connect=functools.partial(_connect, nva.address, nva.port),
+        random=random.random,
+    )
 
-    def handle(self, events: int, now: float) -> None:
-        """Act on a ready descriptor."""
-        self._agent.handle(bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), now)
-        self._update()
+    def watch(descriptor: int, for_writing: bool) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if for_writing else 0)
+        selector.register(descriptor, events, agent)
 
-    def run_timers(self, now: float) -> None:
-        """Connect, ping or give up if it is time."""
-        self._agent.run_timers(now)
-        self._update()
-
-    def next_deadline(self) -> float:
-        """When :meth:`run_timers` wants to be called."""
-        return self._agent.next_deadline
-
-    def _update(self) -> None:
-        wanted = self._agent.interest
-        if wanted == self._registered:
-            return
-        if self._registered is not None:
-            # The link may have closed the descriptor already; the selector still knows its number.
-            self._selector.unregister(self._registered[1])
-        if wanted is not None:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted[2] else 0)
-            self._selector.register(wanted[1], events, self)
-        self._registered = wanted
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._agent.close()
+    agent = ControlAgent(link, apply, watch, selector.unregister)
+    return agent
 
 
 def _connect(address: str, port: int) -> socket.socket:
     connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     connection.setblocking(False)
-    try:
-        connection.connect_ex((address, port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        connection.close()
-        raise
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.connect_ex((address, port))  # a failure shows at the first use
     return connection

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from geneve.control.agent import ControlAgent
 from geneve.control.state import NodeState
 from geneve.errors import ConfigError
 from nve import sequence_file
 from nve.config import NveConfig
-from nve.control import ControlChannel
+from nve.control import make_agent
 from nve.dataplane import Dataplane
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
@@ -45,7 +46,7 @@ class NveDaemon:
         self._ready = False
         self._dataplane = Dataplane(config.name, secrets.token_bytes(32), config.dscp)
         self._bridges: dict[int, TenantBridge] = {}
-        self._control: ControlChannel | None = None
+        self._control: ControlAgent | None = None
         self._selector = selectors.DefaultSelector()
         with contextlib.ExitStack() as opened:
             opened.callback(self._selector.close)
@@ -68,7 +69,7 @@ class NveDaemon:
                 if config.sequence_file is not None:
                     sequence_file.reserve(Path(config.sequence_file), self._dataplane.outbound_associations())
             if config.nva is not None:
-                self._control = ControlChannel(config.name, config.nva, self.apply, self._selector)
+                self._control = make_agent(config.name, config.nva, self.apply, self._selector)
                 opened.callback(self._control.close)
             self._opened = opened.pop_all()
 
@@ -102,7 +103,9 @@ class NveDaemon:
         while not stop.noted:
             for key, events in self._selector.select(self._timeout()):
                 if self._control is not None and key.data is self._control:
-                    self._control.handle(events, time.monotonic())
+                    self._control.handle(
+                        bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
+                    )
                 else:
                     key.data()
             if self._control is not None:
@@ -110,7 +113,7 @@ class NveDaemon:
         log.info("%s stops", self.config.name)
 
     def _timeout(self) -> float:
-        deadline = self._control.next_deadline() if self._control is not None else None
+        deadline = self._control.next_deadline if self._control is not None else None
         return IDLE_INTERVAL if deadline is None else min(IDLE_INTERVAL, max(0.0, deadline - time.monotonic()))
 
     def _from_tenants(self, vni: int) -> None:

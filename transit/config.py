@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from geneve.config import StrictModel, load
+from geneve.control.nva import Nva
 from geneve.control.state import IpAddress, Name, NodeState, Role
 from geneve.errors import ConfigError
 
@@ -50,17 +51,6 @@ class Impair(StrictModel):
     def idle(self) -> bool:
         """Whether nothing at all is asked for."""
         return not (self.delay_ms or self.loss or self.reorder or self.rate_mbit)
-
-
-class Nva(StrictModel):
-    """Where the NVA is, and the files that prove who is who: CA, own certificate and own key (PEM)."""
-
-    name: Name
-    address: IpAddress
-    port: Port
-    ca: str
-    certificate: str
-    key: str
 
 
 class Collector(StrictModel):

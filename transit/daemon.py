@@ -10,9 +10,10 @@ import socket
 import time
 from typing import Any
 
+from geneve.control.agent import ControlAgent
 from geneve.control.state import NodeState
 from transit.config import Collector, TransitConfig
-from transit.control import ControlChannel
+from transit.control import make_agent
 from transit.device import TransitDevice
 from transit.exporter import Exporter
 from transit.forwarder import Forwarder
@@ -72,9 +73,9 @@ class TransitDaemon:
                 opened.callback(self._stats.close)
             self._poller = select.epoll()
             opened.callback(self._poller.close)
-            self._control: ControlChannel | None = None
+            self._control: ControlAgent | None = None
             if config.nva:
-                self._control = ControlChannel(config.name, config.nva, self._apply, self._poller)
+                self._control = make_agent(config.name, config.nva, self._apply, self._poller)
                 opened.callback(self._control.close)
             self._opened = opened.pop_all()
         first, second = self._relay.ports
@@ -105,14 +106,17 @@ class TransitDaemon:
                 elif self._stats and descriptor == self._stats.fileno():
                     self._stats.answer(self.document())
                 elif self._control and descriptor == self._control.fileno():
-                    self._control.handle(events, time.monotonic())
+                    # Errors and hang-ups show when reading.
+                    self._control.handle(
+                        bool(events & ~select.EPOLLOUT), bool(events & select.EPOLLOUT), time.monotonic()
+                    )
             self._run_timers(time.monotonic())
 
     def _wait(self) -> list[tuple[int, int]]:
         now = time.monotonic()
         impairment = self._forwarder.next_deadline()
         others = [self._exporter.next_deadline() if self._exporter else None]
-        others.append(self._control.next_deadline() if self._control else None)
+        others.append(self._control.next_deadline if self._control else None)
         deadlines = [deadline for deadline in (impairment, *others) if deadline is not None]
         timeout = max(0.0, min([now + IDLE_INTERVAL, *deadlines]) - now)
         if impairment is not None:

@@ -19,7 +19,7 @@ from geneve.control.tls import TlsFiles, server_context
 from geneve.errors import ConfigError
 from tests.transit.builders import device_state
 from transit.config import Nva
-from transit.control import ControlChannel
+from transit.control import make_agent
 
 TIMEOUT = 10.0
 
@@ -89,10 +89,8 @@ class Bench:
         self.nva = FakeNva(TlsFiles(*[str(folder / name) for name in ("ca.pem", "nva.pem", "nva.key")]))
         self.poller = select.epoll()
         ca, certificate, key = (str(folder / name) for name in ("ca.pem", "t1.pem", "t1.key"))
-        config = Nva(
-            name="nva", address="127.0.0.1", port=self.nva.port, ca=ca, certificate=certificate, key=key
-        )
-        self.channel = ControlChannel("t1", config, self.apply, self.poller)
+        config = Nva(name="nva", address="127.0.0.1", port=self.nva.port, ca=ca, certificate=certificate, key=key)
+        self.channel = make_agent("t1", config, self.apply, self.poller)
 
     def apply(self, state: NodeState) -> None:
         if self.refusal:
@@ -106,7 +104,9 @@ class Bench:
             self.nva.step()
             for descriptor, events in self.poller.poll(0.005):
                 if descriptor == self.channel.fileno():
-                    self.channel.handle(events, time.monotonic())
+                    self.channel.handle(
+                        bool(events & ~select.EPOLLOUT), bool(events & select.EPOLLOUT), time.monotonic()
+                    )
             self.channel.run_timers(time.monotonic())
 
     def close(self) -> None:
@@ -158,5 +158,5 @@ def test_waits_for_an_nva_that_is_not_there(bench: Bench) -> None:
     bench.nva.close()
     bench.channel.run_timers(time.monotonic())
     bench.until(lambda: bench.channel.fileno() is None)
-    assert bench.channel.next_deadline() > time.monotonic() - TIMEOUT
+    assert bench.channel.next_deadline > time.monotonic() - TIMEOUT
     assert not bench.channel.registered

@@ -102,9 +102,7 @@ def test_forged_telemetry_without_an_option_for_the_device() -> None:
 
 
 def test_telemetry_that_the_tag_leaves_out_is_not_exported() -> None:
-    nothing = TRANSIT_COVERAGE.model_copy(
-        update={"options": (OptionSelector(option_class=0xFF61, type=1),)}
-    )
+    nothing = TRANSIT_COVERAGE.model_copy(update={"options": (OptionSelector(option_class=0xFF61, type=1),)})
     profile = FULL.model_copy(update={"transit": nothing})
     device = make_device(device_state(profile=profile))
     decision = decide(device, sealed(make_sealer(profile=profile)))

@@ -184,9 +184,7 @@ def hop(device: str, ingress_ns: int, egress_ns: int, sequence: int = 1, **field
 
 class TestPaths:
     def test_devices_in_order_with_times(self) -> None:
-        found = paths(
-            [hop("t2", 500, 560), hop("t1", 100, 130), hop("t1", 1100, 1150, 2), hop("t2", 1500, 1580, 2)]
-        )
+        found = paths([hop("t2", 500, 560), hop("t1", 100, 130), hop("t1", 1100, 1150, 2), hop("t2", 1500, 1580, 2)])
         path = found[100, 7]
         assert path.devices == ("t1", "t2")
         assert (path.packets, path.other_packets) == (2, 0)
