@@ -6,6 +6,7 @@ Pure: nothing here touches the machine. The configuration files of the programs 
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
@@ -153,7 +154,7 @@ class _Builder:
     def _address(self, kind: Kind, serial: int) -> str:
         if self.scenario.underlay.family == "ipv4":
             return f"192.168.{_THIRD_OCTET[kind]}.{serial}"
-        return f"fd00:6081::{_THIRD_OCTET[kind]:x}:{serial:x}"
+        return str(ipaddress.ip_address(f"fd00:6081::{_THIRD_OCTET[kind]:x}:{serial:x}"))
 
     @property
     def underlay_prefix(self) -> int:

@@ -1,0 +1,86 @@
+"""The generated configuration files, held against the schemas of the programs that read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from controller.inventory import parse_inventory
+from geneve.config import validate
+from nve.config import NveConfig
+from topologies.configs import (
+    Layout,
+    collector_argv,
+    config_files,
+    controller_argv,
+    daemon_argv,
+    inventory,
+    nve_config,
+    pki_argv,
+    transit_config,
+)
+from topologies.plan import Kind, Plan, make_plan
+from topologies.scenario import load_scenario, parse_scenario, scenario_names, scenario_path
+from transit.config import TransitConfig
+
+LAYOUT = Layout(Path("/private"), Path("/kept"))
+
+
+@pytest.fixture(params=scenario_names())
+def plan(request: pytest.FixtureRequest) -> Plan:
+    return make_plan(load_scenario(request.param))
+
+
+def test_controller_accepts_the_inventory(plan: Plan) -> None:
+    parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
+    assert set(parsed.nodes) == {*plan.nodes(Kind.NVE), *plan.nodes(Kind.TRANSIT)}
+    assert len(parsed.mappings) == len(plan.nodes(Kind.HOST))
+
+
+def test_inventory_knows_no_attacker() -> None:
+    plan = make_plan(load_scenario("default"))
+    text = json.dumps(inventory(plan, LAYOUT))
+    assert not [name for name in plan.nodes(Kind.ATTACKER) if name in text]
+
+
+def test_nve_accepts_its_file(plan: Plan) -> None:
+    for name in plan.nodes(Kind.NVE):
+        config = validate(nve_config(plan, LAYOUT, name), name, NveConfig)
+        hosts = [host for tenant in plan.scenario.tenants.values() for host in tenant.hosts.values()]
+        ports = [port for vni in config.vnis for port in vni.ports]
+        assert len(ports) == sum(host.nve == name for host in hosts)
+
+
+def test_transit_device_accepts_its_file(plan: Plan) -> None:
+    for name in plan.nodes(Kind.TRANSIT):
+        config = validate(transit_config(plan, LAYOUT, name), name, TransitConfig)
+        assert config.interfaces == (f"{name}-eth0", f"{name}-eth1")
+
+
+def test_transit_device_gets_its_impairment() -> None:
+    text = scenario_path("small").read_text().replace(
+        "t1: {management: s1}", "t1: {management: s1, impair: {delay_ms: 5, loss: 0.25}}"
+    )
+    document = transit_config(make_plan(parse_scenario(text, "x.yaml")), LAYOUT, "t1")
+    impair = validate(document, "t1", TransitConfig).impair
+    assert impair is not None
+    assert (impair.delay_ms, impair.loss) == (5, 0.25)
+
+
+def test_keys_and_configuration_stay_in_the_private_folder(plan: Plan) -> None:
+    assert all(path.is_relative_to("/private") for path in config_files(plan, LAYOUT))
+    argv = pki_argv(plan, LAYOUT)
+    assert argv[argv.index("--out") + 1].startswith("/private/")
+
+
+def test_command_lines() -> None:
+    plan = make_plan(load_scenario("small-ipv6"))
+    assert daemon_argv(plan, LAYOUT, "nve1")[1:] == ["-m", "nve", "--config", "/private/nve1.json"]
+    assert daemon_argv(plan, LAYOUT, "t1")[1:] == ["-m", "transit", "--config", "/private/t1.json"]
+    assert "--framework" not in controller_argv(LAYOUT, "auto")
+    assert controller_argv(LAYOUT, "ryu")[-2:] == ["--framework", "ryu"]
+    argv = collector_argv(plan, LAYOUT)
+    assert argv[argv.index("--listen") + 1] == "[fd00:6081::64]:6082"
+    assert argv[argv.index("--output") + 1] == "/kept/telemetry.jsonl"

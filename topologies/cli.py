@@ -1,0 +1,73 @@
+"""``python -m topologies.cli [SCENARIO]``: Mininet's command line on a running scenario (``make cli``)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mininet.cli import CLI
+from mininet.log import setLogLevel
+
+from geneve.errors import ConfigError
+from topologies import sandbox
+from topologies.daemon import TestbedError
+from topologies.network import Testbed
+from topologies.scenario import Scenario, load_scenario
+
+
+def hints(scenario: Scenario) -> list[str]:
+    """Return lines that tell what to try on this scenario."""
+    lines = []
+    for name, tenant in scenario.tenants.items():
+        hosts = list(tenant.hosts)
+        address = tenant.hosts[hosts[-1]].ips[0]
+        protection = f"VNI {tenant.vni}, profile {tenant.profile}"
+        lines.append(f"  {hosts[0]} ping -c 3 {address}    (tenant {name}: {protection})")
+    switch = scenario.underlay.switches[0]
+    nve = next(iter(scenario.nves))
+    lines.append(f"  {nve} tshark -i {nve}-eth0 -c 10 udp port 6081    (what the underlay sees)")
+    lines.append(f"  sh ovs-ofctl -O OpenFlow13 dump-flows {switch}    (what the controller installed)")
+    lines.append("  help, net, exit")
+    return lines
+
+
+def _run(scenario: Scenario, framework: str) -> None:
+    setLogLevel("warning")
+    with tempfile.TemporaryDirectory(prefix="testbed-cli-", dir="/run") as folder:
+        print(f"starting scenario '{scenario.name}' ...", flush=True)
+        with Testbed(scenario, Path(folder), framework) as testbed:
+            for warning in testbed.warnings:
+                print(f"note: {warning}")
+            print(f"ready after {testbed.facts['start_seconds']} s; logs in {folder}/logs. Try:")
+            print("\n".join(hints(scenario)), flush=True)
+            setLogLevel("info")
+            CLI(testbed.net)
+            setLogLevel("warning")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="topologies.cli", description=__doc__)
+    parser.add_argument("scenario", nargs="?", default="default", help="a scenario's name or file")
+    parser.add_argument("--framework", default="auto", choices=("auto", "ryu", "os-ken"))
+    arguments = parser.parse_args(argv)
+    try:
+        scenario = load_scenario(arguments.scenario)
+        if not sandbox.inside():
+            options = ["--framework", arguments.framework, arguments.scenario]
+            sandbox.enter([sys.executable, "-m", "topologies.cli", *options])
+        sandbox.exit_on_sigterm()
+        _run(scenario, arguments.framework)
+    except (ConfigError, TestbedError) as error:
+        print(f"cli: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

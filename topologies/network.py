@@ -1,0 +1,355 @@
+"""The running testbed: a Mininet network over a private Open vSwitch, and the programs in it.
+
+Runs inside the sandbox (``topologies/sandbox.py``) only, so nothing here can meet the host's network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mininet.net import Mininet
+from mininet.node import Node, OVSSwitch
+
+from geneve.errors import ConfigError
+from topologies import sandbox
+from topologies.configs import (
+    COLLECTOR_NAME,
+    CONTROLLER_NAME,
+    Layout,
+    collector_argv,
+    config_files,
+    controller_argv,
+    daemon_argv,
+    pki_argv,
+)
+from topologies.daemon import Daemon, TestbedError, stop_all, wait_for
+from topologies.nodes import NodeHandle, bridge_as_wire, configure_ends, quiet_ipv6
+from topologies.ovs import KERNEL, USERSPACE, BridgeSpec, PrivateOvs
+from topologies.plan import (
+    MANAGEMENT_INTERFACES,
+    MANAGEMENT_NVA,
+    MANAGEMENT_PREFIX,
+    MANAGEMENT_SANDBOX,
+    OPENFLOW_PORT,
+    REST_PORT,
+    Kind,
+    Plan,
+    make_plan,
+)
+from topologies.scenario import NVA_NAME, Scenario
+from topologies.shaping import apply_shaping
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+_START_SECONDS = 60.0
+_THREADS = 8
+
+
+class PlannedSwitch(OVSSwitch):
+    """A switch as Mininet's command line knows it; the bridge itself is made by :class:`PrivateOvs`."""
+
+    def start(self, controllers: object) -> None:
+        """Nothing: all bridges are made in one transaction."""
+
+    def stop(self, deleteIntfs: bool = True) -> None:  # noqa: N803, ARG002 - Mininet's name
+        """End the shell only; the testbed removes the bridges."""
+        self.terminate()
+
+
+class Testbed:
+    """A running scenario. Use it as a context manager, or call :meth:`start` and :meth:`stop`."""
+
+    __test__ = False  # the name starts with Test, but it is no test class
+
+    def __init__(self, scenario: Scenario, run_dir: Path, framework: str = "auto") -> None:
+        """Plan ``scenario``; logs and telemetry go to ``run_dir``; ``framework`` is auto, ryu or os-ken."""
+        if not sandbox.inside():
+            raise TestbedError("the testbed runs inside the sandbox only; see topologies/sandbox.py.")
+        self.scenario = scenario
+        self.plan: Plan = make_plan(scenario)
+        self.warnings: list[str] = []
+        self.facts: dict[str, Any] = {}
+        self.net: Mininet | None = None
+        private = Path(tempfile.mkdtemp(prefix="testbed-", dir="/run"))  # mode 0700
+        self.layout = Layout(private, run_dir.resolve())
+        self._framework = framework
+        self._ovs = PrivateOvs(private / "ovs", self.layout.run_dir / "logs")
+        self._handles: dict[str, NodeHandle] = {}
+        self._daemons: dict[str, Daemon] = {}
+        self._environment_before: dict[str, str | None] = {}
+
+    # Life ------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Testbed:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Build the network and start every program; returns when all of it is ready.
+
+        TestbedError or ConfigError, with the tail of the log of what failed, otherwise; then all that
+        had been started is stopped again.
+        """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        begin = time.monotonic()
+        (self.layout.run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        pki = Daemon("pki", pki_argv(self.plan, self.layout), self.layout.log("pki"), cwd=PROJECT_ROOT)
+        self._daemons["pki"] = pki
+        self._ovs.start()
+        self._note_datapath()
+        self._build_network()
+        self._connect_switches()
+        self._write_configs()
+        wait_for("the certificates", lambda: pki.process.poll() is not None)
+        if pki.process.returncode != 0:
+            pki.check()
+        del self._daemons["pki"]
+        self.facts["network_seconds"] = round(time.monotonic() - begin, 3)
+        self._start_programs()
+        self._wait_until_ready()
+        self.facts["start_seconds"] = round(time.monotonic() - begin, 3)
+
+    def stop(self) -> None:
+        """Stop every program and remove the network; may be called any number of times."""
+        stop_all(list(self._daemons.values()))
+        self._daemons.clear()
+        if self.net is not None:
+            with contextlib.suppress(TestbedError):
+                self._ovs.remove_bridges(self.plan.nodes(Kind.SWITCH))
+            self.net.stop()
+            self.net = None
+            _root(["ip", "link", "delete", MANAGEMENT_INTERFACES[0]], check=False)
+        self._handles.clear()
+        self._ovs.stop()
+        shutil.rmtree(self.layout.private, ignore_errors=True)
+        for key, value in self._environment_before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+        self._environment_before.clear()
+
+    # Building --------------------------------------------------------------------------------------
+
+    def _note_datapath(self) -> None:
+        self.facts["ovs_version"] = self._ovs.version()
+        self.facts["ovs_datapath"] = "kernel" if self._ovs.datapath == KERNEL else "userspace"
+        if self._ovs.datapath == USERSPACE:
+            self.warnings.append(
+                "This kernel has no openvswitch datapath: the underlay's switches run in user space, and "
+                "checksum and segmentation offloads are off on the underlay."
+            )
+        # So that Mininet's switches, and whatever a user types, find the private Open vSwitch.
+        for key in ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"):
+            self._environment_before.setdefault(key, os.environ.get(key))
+            os.environ[key] = self._ovs.environment[key]
+
+    def _build_network(self) -> None:
+        # Mininet's own initialisation raises limits in the host's sysctls; the host is not ours to tune.
+        Mininet.inited = True
+        self.net = net = Mininet(topo=None, controller=None, build=False)
+        for name in self.plan.nodes(Kind.SWITCH):
+            net.addSwitch(name, cls=PlannedSwitch, dpid=f"{self.plan.datapath_ids[name]:016x}")
+        hosts = [name for name, kind in self.plan.kinds.items() if kind is not Kind.SWITCH]
+        for name in hosts:
+            net.addHost(name, cls=Node, ip=None)
+        self._handles = {
+            name: NodeHandle(name, net[name].pid, own_namespace=self.plan.kinds[name] is not Kind.SWITCH)
+            for name in self.plan.kinds
+        }
+        self._each(lambda name: quiet_ipv6(self._handles[name]), hosts)
+        for wire in self.plan.wires:
+            self._add_wire(net, wire.first.node, wire.second.node, wire.first, wire.second)
+        self._each(self._configure_node, self.plan.kinds)
+        self._each(lambda name: self._bridge(name), self.plan.bridges)
+        self._management_link()
+
+    @staticmethod
+    def _add_wire(net: Mininet, near: str, far: str, first: Any, second: Any) -> None:
+        link = net.addLink(
+            near,
+            far,
+            port1=int(first.interface.rpartition("-eth")[2]),
+            port2=int(second.interface.rpartition("-eth")[2]),
+            intfName1=first.interface,
+            intfName2=second.interface,
+            addr1=first.mac,
+            addr2=second.mac,
+        )
+        for interface, end in ((link.intf1, first), (link.intf2, second)):
+            for address in end.addresses[:1]:  # what Mininet's command line puts in for a node's name
+                interface.ip, _, interface.prefixLen = address.partition("/")
+
+    def _configure_node(self, name: str) -> None:
+        node = self._handles[name]
+        ends = [
+            (end, wire)
+            for wire in self.plan.wires
+            for end in (wire.first, wire.second)
+            if end.node == name
+        ]
+        configure_ends(node, [(end, wire.mtu) for end, wire in ends])
+        if self.plan.kinds[name] in {Kind.SWITCH, Kind.HOST}:
+            return
+        for end, wire in ends:
+            if wire.underlay and self._ovs.datapath == USERSPACE:
+                node.offloads_off(end.interface)
+            if wire.underlay:
+                self.facts.setdefault("offloads", {})[end.interface] = node.offloads(end.interface)
+
+    def _bridge(self, name: str) -> None:
+        bridge_as_wire(self._handles[name], self.plan.bridges[name])
+
+    def _management_link(self) -> None:
+        ours, theirs = MANAGEMENT_INTERFACES
+        nva = self._handles[NVA_NAME]
+        add = ["ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", str(nva.pid)]
+        _root(add)
+        _root(["ip", "address", "add", f"{MANAGEMENT_SANDBOX}/{MANAGEMENT_PREFIX}", "dev", ours])
+        _root(["ip", "link", "set", ours, "up"])
+        nva.ip([f"address add {MANAGEMENT_NVA}/{MANAGEMENT_PREFIX} dev {theirs}", f"link set {theirs} up"])
+
+    def _connect_switches(self) -> None:
+        bridges = []
+        for name, number in self.plan.datapath_ids.items():
+            ports = {
+                end.interface: int(end.interface.rpartition("-eth")[2]) for end in self.plan.ends(name)
+            }
+            bridges.append(BridgeSpec(name, number, ports))
+        self._ovs.add_bridges(bridges, f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
+        wait_for("the switches' ports", self._ovs.ports_up, self._ovs.daemons)
+        # After Open vSwitch has taken the ports: it clears queueing disciplines when it does.
+        try:
+            apply_shaping(self.plan.shaping, lambda argv: _root(argv, check=False))
+        except ConfigError as error:
+            raise ConfigError(f"scenario {self.scenario.name}: {error}") from None
+
+    # Programs --------------------------------------------------------------------------------------
+
+    def _write_configs(self) -> None:
+        for path, document in config_files(self.plan, self.layout).items():
+            path.touch(mode=0o600)
+            path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+    def _start_programs(self) -> None:
+        self._launch(CONTROLLER_NAME, NVA_NAME, controller_argv(self.layout, self._framework))
+        for name in (*self.plan.nodes(Kind.TRANSIT), *self.plan.nodes(Kind.NVE)):
+            self._launch(name, name, daemon_argv(self.plan, self.layout, name))
+        self._launch(COLLECTOR_NAME, NVA_NAME, collector_argv(self.plan, self.layout))
+
+    def _launch(self, name: str, node: str, argv: list[str]) -> None:
+        wrapped = self._handles[node].wrap(argv)
+        self._daemons[name] = Daemon(name, wrapped, self.layout.log(name), cwd=PROJECT_ROOT)
+
+    def _wait_until_ready(self) -> None:
+        daemons = list(self._daemons.values())
+        wait_for(
+            "the switches' connection to the controller",
+            self._ovs.controllers_connected,
+            [*self._ovs.daemons, self._daemons[CONTROLLER_NAME]],
+            _START_SECONDS,
+        )
+        wait_for("the underlay's links to be discovered", self._links_discovered, daemons, _START_SECONDS)
+        for name in (*self.plan.nodes(Kind.TRANSIT), *self.plan.nodes(Kind.NVE)):
+            self._wait_ready(name, daemons)
+
+    def _links_discovered(self) -> bool:
+        try:
+            topology = self.rest("/topology")
+        except (OSError, ValueError):
+            return False
+        return len(topology.get("links", [])) >= len(self.scenario.underlay.links)
+
+    def _wait_ready(self, name: str, daemons: Sequence[Daemon]) -> None:
+        wait_for(f"{name} to be ready", lambda: self._ready(name), daemons, _START_SECONDS)
+
+    def _ready(self, name: str) -> bool:
+        try:
+            return bool(self.stats(name).get("ready"))
+        except (OSError, ValueError):
+            return False
+
+    # What users of a running testbed need ------------------------------------------------------------
+
+    def node(self, name: str) -> NodeHandle:
+        """Return a node; KeyError when the scenario has none of that name."""
+        return self._handles[name]
+
+    def stats(self, name: str) -> dict[str, Any]:
+        """Return the statistics of an NVE, a transit device or the collector; OSError when it is away."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(5)
+            client.connect(str(self.layout.stats(name)))
+            chunks = iter(lambda: client.recv(65536), b"")
+            document: dict[str, Any] = json.loads(b"".join(chunks))
+        return document
+
+    def interface(self, node: str, towards: str) -> str:
+        """Return the name of ``node``'s interface on its wire to ``towards``."""
+        return self.plan.interface(node, towards)
+
+    def daemon_pid(self, name: str) -> int:
+        """Return the process id of an NVE, a transit device, ``controller`` or ``collector``."""
+        return self._daemons[name].pid
+
+    def restart_daemon(self, name: str) -> None:
+        """End one program, if it still runs, start it again and wait until it is ready."""
+        stop_all([self._daemons[name]])
+        if name == CONTROLLER_NAME:
+            self._launch(name, NVA_NAME, controller_argv(self.layout, self._framework))
+            self._wait_until_ready()
+        elif name == COLLECTOR_NAME:
+            self._launch(name, NVA_NAME, collector_argv(self.plan, self.layout))
+        else:
+            self._launch(name, name, daemon_argv(self.plan, self.layout, name))
+            self._wait_ready(name, [self._daemons[name]])
+
+    def rest(self, path: str) -> dict[str, Any]:
+        """Return the controller's answer to GET ``path``; OSError when it does not answer with success."""
+        url = f"http://{MANAGEMENT_NVA}:{REST_PORT}{path}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads in here
+        with opener.open(url, timeout=5) as answer:
+            document: dict[str, Any] = json.load(answer)
+        return document
+
+    def set_link(self, first: str, second: str, up: bool) -> None:
+        """Take a link down or up, at both ends, so that both switches see it."""
+        for node, interface in self.plan.link_ends(first, second):
+            self._handles[node].ip([f"link set {interface} {'up' if up else 'down'}"])
+
+    @staticmethod
+    def _each(action: Callable[[str], None], names: Iterable[str]) -> None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(action, names))
+
+
+def _root(argv: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command in the sandbox's own network namespace."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    if check and done.returncode != 0:
+        raise TestbedError(f"'{' '.join(argv)}' failed: {done.stderr.strip()}")
+    return done
