@@ -164,9 +164,7 @@ def _check_links(inventory: Inventory) -> str | None:
             if device in devices:
                 return f"key 'links.{number}.via': '{device}' is on a link already; keep one."
             if device in inventory.nodes and inventory.nodes[device].role is not Role.TRANSIT:
-                return (
-                    f"key 'links.{number}.via': '{device}' is no transit device; change its role or the link."
-                )
+                return f"key 'links.{number}.via': '{device}' is no transit device; change its role or the link."
             devices.add(device)
     return None
 

@@ -169,9 +169,7 @@ def _address(text: str) -> str:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="controller.pki", description="Make the certificates of one run.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to; made if it is missing")
-    parser.add_argument(
-        "--node", type=_node_name, action="append", default=[], help="a node's name; repeatable"
-    )
+    parser.add_argument("--node", type=_node_name, action="append", default=[], help="a node's name; repeatable")
     parser.add_argument("--nva", type=_node_name, required=True, help="the NVA's name")
     parser.add_argument("--address", type=_address, action="append", default=[], help="an address of the NVA")
     parser.add_argument("--hours", type=float, default=DEFAULT_HOURS, help="validity (default: %(default)s)")

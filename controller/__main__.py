@@ -1,0 +1,87 @@
+"""The controller's program: ``python -m controller --inventory FILE [--framework ryu|os-ken] [-v]``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller import framework as frameworks
+from geneve.errors import ConfigError
+
+log = logging.getLogger("controller")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="controller", description="Underlay controller and NVA.")
+    parser.add_argument("--inventory", type=Path, required=True, help="the inventory file (YAML or JSON)")
+    parser.add_argument(
+        "--framework",
+        choices=("auto", *frameworks.NAMES),
+        default="auto",
+        help="auto: Ryu where it can be imported, else os-ken (default)",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    return parser
+
+
+def _stop(number: int, frame: object) -> None:
+    # Threads of either framework cannot be ended from outside; nothing is on disk and sockets go with us.
+    del number, frame
+    logging.shutdown()
+    os._exit(0)
+
+
+def _run(inventory_path: Path, framework_name: str) -> None:
+    framework = frameworks.load(framework_name)
+    # Only now: these modules use sockets, threads and queues, which the framework may have replaced.
+    from controller.app import make_app
+    from controller.inventory import Listener, load_inventory
+    from controller.northbound import Northbound
+    from controller.server import NodeServer, listen, rest_server
+    from controller.shell import Shell
+    from geneve.control.tls import TlsFiles, server_context
+
+    inventory = load_inventory(inventory_path)
+    folder = inventory_path.parent
+    nva = inventory.nva
+    context = server_context(TlsFiles(str(folder / nva.ca), str(folder / nva.certificate), str(folder / nva.key)))
+    shell = Shell(inventory)
+    nodes = NodeServer(framework, shell, context, Listener(address=nva.address, port=nva.port))
+    rest = rest_server(inventory.rest, Northbound(shell.view))
+    # The framework would only log that it cannot listen, and go on without switches.
+    listen(inventory.openflow.address, inventory.openflow.port, "openflow").close()
+    log.info("%s %s; nodes on %s port %d", framework.name, framework.version, nva.address, nva.port)
+    framework.spawn(nodes.serve)
+    framework.spawn(rest.serve_forever)
+    framework.spawn(shell.run_timer)
+    framework.run(make_app(framework, shell), inventory.openflow.address, inventory.openflow.port)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    arguments = _arguments().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+    )
+    for name in ("ryu", "os_ken"):
+        logging.getLogger(name).setLevel(logging.INFO if arguments.verbose else logging.WARNING)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        _run(arguments.inventory, arguments.framework)
+    except ConfigError as error:
+        print(f"controller: {error}", file=sys.stderr)
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(2)  # other threads may run already
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,140 @@
+"""The Ryu or os-ken application (thin shell): OpenFlow events in, flow rules and frames out."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from typing import Any
+
+from controller import openflow
+from controller.framework import Framework
+from controller.shell import Shell
+from controller.underlay import Clear, Command, Emit, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
+
+MAX_WAITING = 10000
+"""Messages that wait for one switch at most; one that does not read is cut off."""
+
+log = logging.getLogger("controller")
+
+
+class SwitchWriter:
+    """The way to one connected switch: a bounded queue and its own thread, so that none blocks others."""
+
+    def __init__(self, framework: Framework, datapath: Any) -> None:
+        self.datapath = datapath
+        self._queue: queue.Queue[Command | None] = queue.Queue(MAX_WAITING)
+        framework.spawn(self._run)
+
+    def put(self, command: Command | None) -> None:
+        """Queue a command; None ends the thread."""
+        try:
+            self._queue.put_nowait(command)
+        except queue.Full:
+            log.warning("switch %d does not read; closing its connection", self.datapath.id)
+            self.datapath.close()
+
+    def _run(self) -> None:
+        while (command := self._queue.get()) is not None:
+            for message in self._messages(command):
+                self.datapath.send_msg(message)
+
+    def _messages(self, command: Command) -> list[Any]:
+        datapath = self.datapath
+        if isinstance(command, Emit):
+            return [openflow.packet_out(datapath, command.port, command.frame)]
+        if isinstance(command, Update):
+            added = [openflow.flow_add(datapath, rule) for rule in command.add]
+            return added + [openflow.flow_delete(datapath, rule) for rule in command.delete]
+        if isinstance(command, Clear):
+            return [openflow.flow_clear(datapath)]
+        return []
+
+
+class Switches:
+    """The connected switches by datapath id; used under the shell's lock only."""
+
+    def __init__(self) -> None:
+        self._writers: dict[int, SwitchWriter] = {}
+
+    def add(self, writer: SwitchWriter) -> None:
+        """Add a switch; an older connection of the same switch is no longer used."""
+        self.remove(self._writers.get(writer.datapath.id))
+        self._writers[writer.datapath.id] = writer
+
+    def remove(self, writer: SwitchWriter | None) -> None:
+        """Stop using a connection."""
+        if writer is not None:
+            del self._writers[writer.datapath.id]
+            writer.put(None)
+
+    def find(self, datapath: Any) -> SwitchWriter | None:
+        """Return the writer of this very connection, or None when it is not (or no longer) used."""
+        writer = self._writers.get(datapath.id) if datapath.id is not None else None
+        return writer if writer is not None and writer.datapath is datapath else None
+
+    def dispatch(self, command: Command) -> None:
+        """Give a command to the switch it is for."""
+        if isinstance(command, (Clear, Update, Emit)):
+            writer = self._writers.get(command.dpid)
+            if writer is not None:
+                writer.put(command)
+
+
+def make_app(framework: Framework, shell: Shell) -> type:
+    """Return the application class for ``framework``; the framework makes the one instance."""
+    events = framework.module("controller.ofp_event")
+    handler = framework.module("controller.handler")
+    ofproto = framework.module("ofproto.ofproto_v1_3")
+    switches = Switches()
+    shell.dispatch_switch = switches.dispatch
+
+    class ControllerApp(framework.app_class):  # type: ignore[name-defined]
+        """Translates; decides nothing."""
+
+        OFP_VERSIONS = [ofproto.OFP_VERSION]
+
+        @handler.set_ev_cls(events.EventOFPStateChange, [handler.MAIN_DISPATCHER, handler.DEAD_DISPATCHER])
+        def on_state(self, event: Any) -> None:
+            """A switch is ready or gone."""
+            datapath = event.datapath
+            with shell.lock:
+                if event.state == handler.MAIN_DISPATCHER:
+                    switches.add(SwitchWriter(framework, datapath))
+                    ports = {
+                        number: openflow.port_is_up(ofproto, port)
+                        for number, port in datapath.ports.items()
+                        if openflow.is_physical(ofproto, number)
+                    }
+                    shell.underlay(SwitchUp(datapath.id, ports))
+                elif (writer := switches.find(datapath)) is not None:
+                    switches.remove(writer)
+                    shell.underlay(SwitchDown(datapath.id))
+
+        @handler.set_ev_cls(events.EventOFPPortStatus, handler.MAIN_DISPATCHER)
+        def on_port(self, event: Any) -> None:
+            """A port has changed."""
+            message = event.msg
+            if openflow.is_physical(ofproto, message.desc.port_no):
+                up = message.reason != ofproto.OFPPR_DELETE and openflow.port_is_up(ofproto, message.desc)
+                self._of_switch(message, PortStatus(message.datapath.id, message.desc.port_no, up))
+
+        @handler.set_ev_cls(events.EventOFPPacketIn, handler.MAIN_DISPATCHER)
+        def on_packet(self, event: Any) -> None:
+            """A frame of an unknown sender, or a probe."""
+            message = event.msg
+            port = message.match["in_port"]
+            if openflow.is_physical(ofproto, port):
+                self._of_switch(message, PacketIn(message.datapath.id, port, bytes(message.data)))
+
+        @handler.set_ev_cls(events.EventOFPErrorMsg, [handler.CONFIG_DISPATCHER, handler.MAIN_DISPATCHER])
+        def on_error(self, event: Any) -> None:
+            """A switch refused a message."""
+            message = event.msg
+            log.warning("switch %s: OpenFlow error %d/%d", message.datapath.id, message.type, message.code)
+
+        def _of_switch(self, message: Any, event: PortStatus | PacketIn) -> None:
+            with shell.lock:
+                if switches.find(message.datapath) is not None:
+                    shell.underlay(event)
+
+    return ControllerApp

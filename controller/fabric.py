@@ -1,0 +1,227 @@
+"""Forwarding in the underlay: shortest paths, a spanning tree, and the flow rules that follow from them.
+
+Pure functions of a topology and the hosts' places. Unknown unicast is flooded along the spanning tree,
+as a learning switch does, so that no frame is lost while a place is being learned.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from controller.discovery import ETHERTYPE_LLDP, Link, PortId, Topology
+
+MAX_HOSTS_PER_PORT = 256
+"""Source addresses noted on one edge port; what comes beyond is forwarded and not noted."""
+
+LEARN_TABLE, FORWARD_TABLE = 0, 1
+
+_GROUP_BIT = "01:00:00:00:00:00"
+_LINK_LOCAL = ("01:80:c2:00:00:00", "ff:ff:ff:ff:ff:f0")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a rule matches; None matches all."""
+
+    in_port: int | None = None
+    eth_type: int | None = None
+    eth_src: str | None = None
+    eth_dst: str | None = None
+    eth_dst_mask: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRule:
+    """One OpenFlow rule as plain data. No output and no ``goto`` means drop."""
+
+    table: int
+    priority: int
+    match: Match
+    outputs: tuple[int, ...] = ()
+    controller: bool = False
+    goto: int | None = None
+
+    @property
+    def key(self) -> tuple[int, int, Match]:
+        """What identifies a rule in a switch: adding another one with the same key replaces it."""
+        return self.table, self.priority, self.match
+
+
+Rules = frozenset[FlowRule]
+
+
+class Routes:
+    """Shortest paths between all switches of a topology, and its minimum spanning tree.
+
+    Ties are broken by giving each link a distinct power of two below one unit of cost. No two sets of
+    links then weigh the same, so each pair has one shortest path, the same in both directions.
+    """
+
+    def __init__(self, topology: Topology, costs: Mapping[tuple[int, int], int]) -> None:
+        self._links: dict[int, dict[int, tuple[int, int]]] = {dpid: {} for dpid in topology.switches}
+        weighted = []
+        for index, link in enumerate(topology.links):
+            weight = costs.get((link.a, link.b), 1) << len(topology.links) | 1 << index
+            weighted.append((weight, link))
+            self._links[link.a][link.b] = (weight, link.a_port)
+            self._links[link.b][link.a] = (weight, link.b_port)
+        self._next: dict[int, dict[int, int]] = {dpid: self._towards(dpid) for dpid in topology.switches}
+        self.tree = _spanning_tree(weighted)
+
+    def _towards(self, target: int) -> dict[int, int]:
+        """Return each switch's next switch on the shortest path to ``target`` (Dijkstra's algorithm)."""
+        following: dict[int, int] = {}
+        done: set[int] = set()
+        queue = [(0, target, target)]
+        while queue:
+            distance, dpid, after = heapq.heappop(queue)
+            if dpid in done:
+                continue
+            done.add(dpid)
+            following[dpid] = after
+            for neighbour, (weight, _) in self._links[dpid].items():
+                if neighbour not in done:
+                    heapq.heappush(queue, (distance + weight, neighbour, dpid))
+        return following
+
+    def port(self, dpid: int, target: int) -> int | None:
+        """Return the port of ``dpid`` towards another switch, or None when it cannot be reached."""
+        after = self._next.get(target, {}).get(dpid)
+        return None if after is None or after == dpid else self._links[dpid][after][1]
+
+    def path(self, start: int, target: int) -> tuple[int, ...] | None:
+        """Return the switches from ``start`` to ``target``, both included, or None."""
+        following = self._next.get(target, {})
+        if start not in following:
+            return None
+        path = [start]
+        while path[-1] != target:
+            path.append(following[path[-1]])
+        return tuple(path)
+
+
+def _spanning_tree(weighted: Iterable[tuple[int, Link]]) -> frozenset[Link]:
+    """Return the minimum spanning tree (a forest when the topology is in parts; Kruskal's algorithm)."""
+    parent: dict[int, int] = {}
+
+    def root(dpid: int) -> int:
+        while parent.setdefault(dpid, dpid) != dpid:
+            parent[dpid] = parent[parent[dpid]]
+            dpid = parent[dpid]
+        return dpid
+
+    tree = set()
+    for _, link in sorted(weighted):
+        first, second = root(link.a), root(link.b)
+        if first != second:
+            parent[first] = second
+            tree.add(link)
+    return frozenset(tree)
+
+
+class Hosts:
+    """Where source addresses were seen. The first place holds until its port goes down.
+
+    So a host that sends with another's address cannot move it; it is only noted as seen there too, so
+    that its frames need no further look, and takes over if the first place disappears.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[PortId]] = {}
+        self._seen: dict[PortId, set[str]] = {}
+
+    def note(self, mac: str, place: PortId) -> bool:
+        """Note ``mac`` as seen at an edge port; returns whether that is news that was kept."""
+        seen = self._seen.setdefault(place, set())
+        if mac in seen or len(seen) >= MAX_HOSTS_PER_PORT:
+            return False
+        seen.add(mac)
+        self._places.setdefault(mac, []).append(place)
+        return True
+
+    def keep_only(self, edges: frozenset[PortId]) -> None:
+        """Forget what was seen on ports that are no edge ports (any more)."""
+        for place in [place for place in self._seen if place not in edges]:
+            for mac in self._seen.pop(place):
+                self._places[mac].remove(place)
+                if not self._places[mac]:
+                    del self._places[mac]
+
+    def locations(self) -> dict[str, PortId]:
+        """Return the place of each address."""
+        return {mac: places[0] for mac, places in self._places.items()}
+
+    def seen(self, place: PortId) -> frozenset[str]:
+        """Return the addresses seen at a port, also those whose place is another."""
+        return frozenset(self._seen.get(place, ()))
+
+
+def desired_rules(topology: Topology, routes: Routes, hosts: Hosts) -> dict[int, Rules]:
+    """Return the rules that every connected switch should have."""
+    locations = hosts.locations()
+    link_ports: dict[int, dict[int, bool]] = {dpid: {} for dpid in topology.switches}
+    for link in topology.links:
+        in_tree = link in routes.tree
+        link_ports[link.a][link.a_port] = in_tree
+        link_ports[link.b][link.b_port] = in_tree
+    edges: dict[int, list[int]] = {dpid: [] for dpid in topology.switches}
+    for dpid, port in topology.edges:
+        edges[dpid].append(port)
+    return {
+        dpid: frozenset(_learn_rules(dpid, link_ports[dpid], edges[dpid], hosts))
+        | frozenset(_forward_rules(dpid, routes, locations))
+        | frozenset(_flood_rules(link_ports[dpid], edges[dpid]))
+        for dpid in topology.switches
+    }
+
+
+def _learn_rules(dpid: int, link_ports: Mapping[int, bool], edges: Iterable[int], hosts: Hosts) -> list[FlowRule]:
+    rules = [
+        FlowRule(LEARN_TABLE, 400, Match(eth_type=ETHERTYPE_LLDP), controller=True),
+        FlowRule(LEARN_TABLE, 390, Match(eth_dst=_LINK_LOCAL[0], eth_dst_mask=_LINK_LOCAL[1])),
+        # A port of which nothing is known yet forwards nothing; its first frame may make it an edge port.
+        FlowRule(LEARN_TABLE, 0, Match(), controller=True),
+    ]
+    rules += [FlowRule(LEARN_TABLE, 300, Match(in_port=port), goto=FORWARD_TABLE) for port in link_ports]
+    for port in edges:
+        seen = hosts.seen((dpid, port))
+        full = len(seen) >= MAX_HOSTS_PER_PORT
+        rules.append(FlowRule(LEARN_TABLE, 100, Match(in_port=port), controller=not full, goto=FORWARD_TABLE))
+        for mac in seen:
+            match = Match(in_port=port, eth_src=mac)
+            rules.append(FlowRule(LEARN_TABLE, 200, match, goto=FORWARD_TABLE))
+    return rules
+
+
+def _forward_rules(dpid: int, routes: Routes, locations: Mapping[str, PortId]) -> list[FlowRule]:
+    rules = []
+    for mac, (target, edge) in locations.items():
+        port = edge if target == dpid else routes.port(dpid, target)
+        if port is not None:
+            rules.append(FlowRule(FORWARD_TABLE, 300, Match(eth_dst=mac), outputs=(port,)))
+    return rules
+
+
+def _flood_rules(link_ports: Mapping[int, bool], edges: Iterable[int]) -> list[FlowRule]:
+    group = Match(eth_dst=_GROUP_BIT, eth_dst_mask=_GROUP_BIT)
+    outputs = tuple(sorted([*edges, *(port for port, in_tree in link_ports.items() if in_tree)]))
+    rules = [
+        FlowRule(FORWARD_TABLE, 200, group, outputs=outputs),
+        FlowRule(FORWARD_TABLE, 0, Match(), outputs=outputs),
+    ]
+    for port, in_tree in link_ports.items():
+        if not in_tree:  # what is flooded never travels on this link: never let it in, even for a moment
+            match = Match(in_port=port, eth_dst=group.eth_dst, eth_dst_mask=group.eth_dst_mask)
+            rules.append(FlowRule(FORWARD_TABLE, 210, match))
+            rules.append(FlowRule(FORWARD_TABLE, 10, Match(in_port=port)))
+    return rules
+
+
+def difference(installed: Rules, desired: Rules) -> tuple[list[FlowRule], list[FlowRule]]:
+    """Return the rules to add (which replaces those with the same key) and those to delete, in a fixed order."""
+    keys = {rule.key for rule in desired}
+    added = sorted(desired - installed, key=repr)
+    deleted = sorted((rule for rule in installed - desired if rule.key not in keys), key=repr)
+    return added, deleted

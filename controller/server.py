@@ -1,0 +1,247 @@
+"""The NVA's TLS listener and the REST listener (thin shell): sockets, and a reader and writer for each.
+
+A connection's writer alone sends on its socket, from a bounded queue: a slow node fills its own queue and
+is cut off, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import queue
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from controller.framework import Framework
+from controller.inventory import Listener
+from controller.northbound import Northbound
+from controller.nva import Close, Closed, Effect, Opened, Received, Send
+from controller.shell import Shell
+from geneve.control import jsonrpc
+from geneve.control.tls import TlsEndpoint
+from geneve.errors import ConfigError, ParseError
+
+MAX_CONNECTIONS = 2048
+"""Connections at most; further ones are closed at once."""
+MAX_HANDSHAKES = 256
+"""Connections without a proven name at most."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds until the handshake must be complete."""
+IDLE_TIMEOUT = 20.0
+"""Seconds without a byte after which a connection is closed; nodes ping more often."""
+SEND_TIMEOUT = 5.0
+"""Seconds in which a node must take what is sent to it."""
+MAX_WAITING = 64
+"""Messages waiting for one node at most."""
+
+_RECEIVE_SIZE = 65536
+_END = object()
+_FLUSH = b""
+
+log = logging.getLogger("controller")
+
+
+def listen(address: str, port: int, what: str) -> socket.socket:
+    """Return a listening TCP socket; ConfigError says why there cannot be one."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"{what}: cannot listen on {address} port {port} ({error.strerror}).") from None
+    return listener
+
+
+class Connection:
+    """One TLS connection of a node."""
+
+    def __init__(self, number: int, endpoint: TlsEndpoint, connected: socket.socket, shell: Shell) -> None:
+        self.number = number
+        self._tls, self._socket, self._shell = endpoint, connected, shell
+        self._tls_lock = threading.Lock()
+        self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
+        self._reason = "closed by the node"
+        self.named = False
+
+    def put(self, item: object) -> None:
+        """Queue plaintext to send, or the end; a connection whose queue is full is cut off."""
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self.cut("does not read")
+
+    def cut(self, reason: str) -> None:
+        """End the connection now."""
+        self._reason = reason
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self, reason: str) -> None:
+        """End the connection when what waits has been sent."""
+        self._reason = reason
+        self.put(_END)
+
+    def read(self, on_named: Callable[[], None]) -> None:
+        """Receive until the connection ends (the reader's thread)."""
+        self._socket.settimeout(SEND_TIMEOUT)
+        decoder = jsonrpc.FrameDecoder()
+        deadline = time.monotonic() + HANDSHAKE_TIMEOUT
+        try:
+            while (data := self._receive(deadline)) != b"":
+                self._take(data, decoder, on_named)
+                if self.named:
+                    deadline = time.monotonic() + IDLE_TIMEOUT
+        except ParseError as error:
+            self._reason = str(error)
+            self._finish_alert()
+        except OSError as error:
+            self._reason = error.strerror or type(error).__name__
+        finally:
+            self._leave()
+
+    def _receive(self, deadline: float) -> bytes:
+        while True:
+            try:
+                return self._socket.recv(_RECEIVE_SIZE)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    self._reason = "was silent" if self.named else "did not complete the TLS handshake"
+                    return b""
+
+    def _take(self, data: bytes, decoder: jsonrpc.FrameDecoder, on_named: Callable[[], None]) -> None:
+        with self._tls_lock:
+            plaintext = self._tls.receive(data)
+        self.put(_FLUSH)
+        if not self.named and self._tls.peer_name is not None:
+            self.named = True
+            on_named()
+            self._shell.node(Opened(self.number, self._tls.peer_name))
+        decoder.feed(plaintext)
+        while (message := decoder.next_message()) is not None:
+            self._shell.node(Received(self.number, message))
+        if self._tls.closed:
+            self.cut("closed by the node")
+
+    def _finish_alert(self) -> None:
+        """Let the writer send TLS's alert, which tells the node why, before the socket closes."""
+        self.put(_FLUSH)
+
+    def _leave(self) -> None:
+        if self.named:
+            self._shell.node(Closed(self.number, self._reason))
+        else:
+            self._shell.refused("-", self._reason)
+        self.put(_END)
+
+    def write(self) -> None:
+        """Send what is queued until the end comes (the writer's thread), then close."""
+        try:
+            while (item := self._queue.get()) is not _END:
+                with self._tls_lock:
+                    assert isinstance(item, bytes)
+                    if item:
+                        self._tls.send(item)
+                    outgoing = self._tls.take_outgoing()
+                if outgoing:
+                    self._socket.sendall(outgoing)
+        except TimeoutError:
+            self.cut("does not read")
+        except (OSError, ParseError):
+            self.cut("the connection failed")
+        else:
+            self.cut(self._reason)
+
+
+class NodeServer:
+    """Listens for nodes."""
+
+    def __init__(self, framework: Framework, shell: Shell, context: ssl.SSLContext, where: Listener) -> None:
+        self._framework, self._shell, self._context = framework, shell, context
+        self._listener = listen(where.address, where.port, "nva")
+        self._numbers = itertools.count(1)
+        self._connections: dict[int, Connection] = {}
+        shell.dispatch_node = self._dispatch
+
+    def _dispatch(self, effect: Effect) -> None:
+        connection = self._connections.get(effect.connection)
+        if connection is None:
+            return
+        if isinstance(effect, Send):
+            try:
+                connection.put(jsonrpc.encode(effect.message))
+            except ValueError as error:
+                connection.end(str(error))
+        elif isinstance(effect, Close):
+            connection.end(effect.reason)
+
+    def serve(self) -> None:
+        """Accept connections for ever."""
+        while True:
+            try:
+                connected, _ = self._listener.accept()
+            except OSError as error:  # the node was gone already, or there are no descriptors left
+                log.warning("accept failed: %s", error.strerror)
+                time.sleep(0.1)
+                continue
+            unnamed = sum(not connection.named for connection in list(self._connections.values()))
+            if len(self._connections) >= MAX_CONNECTIONS or unnamed >= MAX_HANDSHAKES:
+                connected.close()
+                continue
+            number = next(self._numbers)
+            endpoint = TlsEndpoint(self._context)
+            connection = Connection(number, endpoint, connected, self._shell)
+            self._connections[number] = connection
+            self._framework.spawn(self._serve, connection, connected)
+
+    def _serve(self, connection: Connection, connected: socket.socket) -> None:
+        writer = self._framework.spawn(connection.write)
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.read(lambda: None)
+            writer.wait()
+        finally:
+            del self._connections[connection.number]
+            connected.close()
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 5.0
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug("REST: " + format, *args)
+
+
+class _RestServer(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def server_bind(self) -> None:
+        # Without the base class's look-up of a host name, which has no answer inside a namespace.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _RestServer6(_RestServer):
+    address_family = socket.AF_INET6
+
+
+def rest_server(where: Listener, application: Northbound) -> WSGIServer:
+    """Return the listening REST server; ConfigError says why there cannot be one."""
+    server_class = _RestServer6 if ":" in where.address else _RestServer
+    try:
+        server = server_class((where.address, where.port), _QuietHandler)
+    except OSError as error:
+        place = f"{where.address} port {where.port}"
+        raise ConfigError(f"rest: cannot listen on {place} ({error.strerror}).") from None
+    server.set_app(application)
+    return server

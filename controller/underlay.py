@@ -1,0 +1,243 @@
+"""The underlay as one state machine: events of switches and a time in, commands out.
+
+Joins discovery and fabric with the inventory. Knows nothing of OpenFlow's encoding or of a framework.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controller.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
+from controller.fabric import FlowRule, Hosts, Routes, Rules, desired_rules, difference
+from controller.inventory import Inventory
+from geneve.control.state import Role
+from geneve.errors import ParseError
+
+Paths = Mapping[tuple[str, str], tuple[str, ...]]
+"""For each ordered pair of NVEs the transit devices from the first to the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchUp:
+    """A switch has connected; ``ports`` tells for each port whether it is up."""
+
+    dpid: int
+    ports: Mapping[int, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchDown:
+    """A switch's connection is gone."""
+
+    dpid: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortStatus:
+    """A port went up or down, appeared or disappeared (then ``up`` is false)."""
+
+    dpid: int
+    port: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PacketIn:
+    """A frame, or its first bytes, that a switch did not know the source of, or LLDP."""
+
+    dpid: int
+    port: int
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed."""
+
+
+UnderlayEvent = SwitchUp | SwitchDown | PortStatus | PacketIn | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Delete every rule of a switch."""
+
+    dpid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Add and then delete rules of a switch."""
+
+    dpid: int
+    add: tuple[FlowRule, ...]
+    delete: tuple[FlowRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Send a frame from a port."""
+
+    dpid: int
+    port: int
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PathsChanged:
+    """The paths between NVEs are others now; all of them."""
+
+    paths: Paths
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person may want to know."""
+
+    text: str
+
+
+Command = Clear | Update | Emit | PathsChanged | Notice
+
+
+class Underlay:
+    """All switches of the inventory. ``key`` authenticates the probes of this run."""
+
+    def __init__(self, inventory: Inventory, key: bytes) -> None:
+        self._inventory = inventory
+        self._costs = inventory.link_costs()
+        self._names = {dpid: name for name, dpid in inventory.switches.items()}
+        self._discovery = Discovery(self._costs, key)
+        self._hosts = Hosts()
+        self._topology = Topology()
+        self._routes = Routes(self._topology, self._costs)
+        self._installed: dict[int, Rules] = {}
+        self._paths: Paths = {}
+
+    def handle(self, event: UnderlayEvent, now: float) -> list[Command]:
+        """Take one event and return what is to be done, in order."""
+        commands: list[Command] = []
+        learned = False
+        if isinstance(event, SwitchUp):
+            commands += self._switch_up(event, now)
+        elif isinstance(event, SwitchDown):
+            self._discovery.switch_down(event.dpid)
+            self._installed.pop(event.dpid, None)
+        elif isinstance(event, PortStatus):
+            self._discovery.port_status(event.dpid, event.port, event.up, now)
+        elif isinstance(event, PacketIn):
+            learned = self._packet_in(event, now)
+        else:
+            self._discovery.expire(now)
+        topology = self._discovery.topology(now)
+        if learned or topology != self._topology or isinstance(event, SwitchUp):
+            commands += self._change(topology)
+        commands += [Emit(*place, frame) for place, frame in self._discovery.probes_due(now)]
+        return commands
+
+    def _switch_up(self, event: SwitchUp, now: float) -> list[Command]:
+        if event.dpid not in self._names:
+            return [Notice(f"switch {event.dpid:#x} is not in the inventory and is left alone")]
+        self._discovery.switch_up(event.dpid, event.ports, now)
+        self._installed[event.dpid] = frozenset()
+        # Whatever was noted on its ports belongs to the rules that are deleted now.
+        self._hosts.keep_only(frozenset(edge for edge in self._topology.edges if edge[0] != event.dpid))
+        return [Clear(event.dpid)]
+
+    def _packet_in(self, event: PacketIn, now: float) -> bool:
+        frame, place = event.frame, (event.dpid, event.port)
+        if len(frame) < 14:
+            return False
+        if int.from_bytes(frame[12:14], "big") == ETHERTYPE_LLDP:
+            with contextlib.suppress(ParseError):  # some host's own LLDP, or a forgery: no news either way
+                self._discovery.probe_received(*place, frame, now)
+            return False
+        self._discovery.host_frame(*place)
+        if place not in self._topology.edges or frame[6] & 1 or not any(frame[6:12]):
+            return False
+        return self._hosts.note(frame[6:12].hex(":"), place)
+
+    def _change(self, topology: Topology) -> list[Command]:
+        commands: list[Command] = [Notice(text) for text in self._news(topology)]
+        links_changed = (topology.switches, topology.links) != (self._topology.switches, self._topology.links)
+        self._topology = topology
+        self._hosts.keep_only(topology.edges)
+        if links_changed:
+            self._routes = Routes(topology, self._costs)
+        for dpid, rules in desired_rules(topology, self._routes, self._hosts).items():
+            added, deleted = difference(self._installed.get(dpid, frozenset()), rules)
+            self._installed[dpid] = rules
+            if added or deleted:
+                commands.append(Update(dpid, tuple(added), tuple(deleted)))
+        paths = self._nve_paths()
+        if paths != self._paths:
+            self._paths = paths
+            commands.append(PathsChanged(paths))
+        return commands
+
+    def _news(self, topology: Topology) -> list[str]:
+        news = []
+        for dpid in sorted(self._topology.switches ^ topology.switches):
+            news.append(f"switch {self._names[dpid]} {'up' if dpid in topology.switches else 'down'}")
+        before = {(link.a, link.b) for link in self._topology.links}
+        after = {(link.a, link.b) for link in topology.links}
+        for a, b in sorted(before ^ after):
+            state = "up" if (a, b) in after else "down"
+            news.append(f"link {self._names[a]}-{self._names[b]} {state}")
+        return news
+
+    def _nve_paths(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        nodes = self._inventory.nodes
+        places = {
+            name: self._inventory.switches[node.switch]
+            for name, node in nodes.items()
+            if node.role is Role.NVE and node.switch is not None
+        }
+        return {
+            (first, second): self._transit(places[first], places[second])
+            for first in places
+            for second in places
+            if first != second
+        }
+
+    def _transit(self, start: int, target: int) -> tuple[str, ...]:
+        path = self._routes.path(start, target) or ()
+        devices = [device for a, b in itertools.pairwise(path) for device in self._inventory.via(a, b)]
+        nodes = self._inventory.nodes
+        return tuple(name for name in devices if name in nodes and nodes[name].role is Role.TRANSIT)
+
+    def view(self) -> dict[str, Any]:
+        """Return the topology for the REST view."""
+        up = {(link.a, link.b): link for link in self._topology.links}
+        links = []
+        for expected in self._inventory.links:
+            low, high = sorted(self._inventory.switches[name] for name in expected.between)
+            link = up.get((low, high))
+            ports = {} if link is None else {link.a: link.a_port, link.b: link.b_port}
+            links.append(
+                {
+                    "between": list(expected.between),
+                    "ports": [ports.get(self._inventory.switches[name]) for name in expected.between],
+                    "via": list(expected.via),
+                    "cost": expected.cost,
+                    "up": link is not None,
+                    "tree": link in self._routes.tree,
+                }
+            )
+        return {
+            "switches": [
+                {"name": name, "dpid": dpid, "connected": dpid in self._topology.switches}
+                for name, dpid in self._inventory.switches.items()
+            ],
+            "links": links,
+            "hosts": [self._host(mac, place) for mac, place in sorted(self._hosts.locations().items())],
+            "paths": [{"from": a, "to": b, "transit": list(via)} for (a, b), via in sorted(self._paths.items())],
+            "complete": self._discovery.complete and set(self._names) == self._topology.switches,
+        }
+
+    def _host(self, mac: str, place: PortId) -> dict[str, Any]:
+        return {"mac": mac, "switch": self._names[place[0]], "port": place[1]}
