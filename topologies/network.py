@@ -279,7 +279,7 @@ class Testbed:
 
     def _links_discovered(self) -> bool:
         try:
-            topology = self.rest("/topology")
+            topology = self.rest("/v1/topology")
         except (OSError, ValueError):
             return False
         return len(topology.get("links", [])) >= len(self.scenario.underlay.links)
