@@ -12,11 +12,13 @@ from types import FrameType
 
 from experiments import environment
 from experiments.context import Context
+from experiments.doctor import as_document, examine
 from experiments.profiles import PROFILES
 from experiments.progress import Progress, duration_text
 from experiments.registry import EXPERIMENTS, evaluate, write_outcome
 from experiments.report import Section
 from experiments.results import COMPLETE, FAILED, INTERRUPTED, ResultsError, RunDirectory
+from geneve.errors import ConfigError
 
 _ROOT = Path(__file__).resolve().parent.parent
 USAGE_ERROR, RUN_FAILED, RUN_INTERRUPTED = 2, 1, 130
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "plots":
             return _plots(options.directory)
         return _run(options)
-    except ResultsError as error:
+    except (ResultsError, ConfigError) as error:
         print(f"experiments: {error}", file=sys.stderr)
         return USAGE_ERROR
 
@@ -87,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     from topologies import sandbox  # needs Linux and root; plots and list do not
 
     if not sandbox.inside():
-        return sandbox.enter([sys.executable, "-m", "experiments", *sys.argv[1:]])
+        sandbox.enter([sys.executable, "-m", "experiments", *sys.argv[1:]])
     profile = PROFILES[options.profile]
     seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
     suffix = "" if options.only == list(EXPERIMENTS) else "-" + "-".join(options.only)
@@ -100,12 +102,11 @@ def _run(options: argparse.Namespace) -> int:
     sections: list[Section] = []
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        run.update(environment=environment.describe())
-        failures = _run_all(options, run, seed, progress)
+        run.update(environment=environment.describe(), doctor=as_document(examine()))
+        failed = _run_all(options, run, seed, progress)
         progress.close()
         sections = evaluate(run, options.only)
-        failures.extend(text for section in sections for text in section.failures)
-        status, reason = (FAILED, "; ".join(failures)) if failures else (COMPLETE, "")
+        status, reason = _outcome(failed, sections)
     except KeyboardInterrupt:
         status, reason = INTERRUPTED, "interrupted before the end"
     except Exception as error:
@@ -123,17 +124,24 @@ def _run(options: argparse.Namespace) -> int:
     return RUN_INTERRUPTED if status == INTERRUPTED else RUN_FAILED
 
 
+def _outcome(failed: dict[str, str], sections: Sequence[Section]) -> tuple[str, str]:
+    """Return status and reason; of an experiment that broke off, its own error says all."""
+    failures = [f"{name}: {text}" for name, text in failed.items()]
+    failures += [text for section in sections if section.name not in failed for text in section.failures]
+    return (FAILED, "; ".join(failures)) if failures else (COMPLETE, "")
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _run_all(options: argparse.Namespace, run: RunDirectory, seed: int, progress: Progress) -> list[str]:
-    """Run every experiment chosen; one that fails does not keep the others from running."""
+def _run_all(options: argparse.Namespace, run: RunDirectory, seed: int, progress: Progress) -> dict[str, str]:
+    """Run every experiment chosen and return why which failed; the others run nevertheless."""
     profile = PROFILES[options.profile]
     chosen = [EXPERIMENTS[name] for name in options.only]
     for experiment in chosen:
         progress.plan(experiment.seconds(profile))
-    failures = []
+    failed = {}
     for experiment in chosen:
         progress.section(experiment.name)
         context = Context(
@@ -142,9 +150,9 @@ def _run_all(options: argparse.Namespace, run: RunDirectory, seed: int, progress
         try:
             experiment.run(context)
         except (RuntimeError, OSError, ValueError) as error:
-            failures.append(f"{experiment.name}: {error}")
+            failed[experiment.name] = str(error)
             progress.note(f"experiments: {experiment.name} failed: {error}")
-    return failures
+    return failed
 
 
 def _final_page(run: RunDirectory, names: Sequence[str], sections: list[Section]) -> list[Section]:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+_ROOT = Path(__file__).resolve().parent.parent
+
 
 class ProgramError(RuntimeError):
     """A program in a node did not do what it was asked; the text has node, program and its last words."""
@@ -30,7 +32,7 @@ class Node(Protocol):
     def name(self) -> str:
         """The node's name."""
 
-    def popen(self, argv: list[str], **kwargs: Any) -> subprocess.Popen[bytes]:
+    def popen(self, argv: Sequence[str], **kwargs: Any) -> subprocess.Popen[Any]:
         """Start a program in the node's network namespace."""
 
 
@@ -45,7 +47,7 @@ class Program:
         self._buffer = b""
         with errors.open("ab") as sink:
             self.process = node.popen(
-                self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink
+                self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sink, cwd=_ROOT
             )
 
     def ask(self, order: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:

@@ -110,7 +110,9 @@ class Sender:
         due = time.monotonic()
         sizes = order["sizes"]
         for index, size in enumerate(sizes):
-            payload = build_message(order["label"], order["trial"], index, size)
+            # Frames too small for a mark are known by their size alone.
+            marked = not order.get("unmarked")
+            payload = build_message(order["label"], order["trial"], index, size) if marked else bytes(size)
             sent += self.send(order["destination"], payload)
             due += order["interval"]
             while (rest := due - time.monotonic()) > 0 and index + 1 < len(sizes):

@@ -1,0 +1,211 @@
+"""Measuring tools in the nodes: ping, iperf3, tcpdump, CPU time and interface counters.
+
+Each raises :class:`MeasureError` with a reason where no figure could be had; the caller writes a
+missing sample with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.programs import stop_process, tail, wait_for
+from topologies.nodes import NodeCommandError, NodeHandle
+
+_RTT = re.compile(r"time=([0-9.]+) ms")
+_SUMMARY = re.compile(r"(\d+) packets transmitted, (\d+) received")
+_LISTEN = "0A"
+IPERF_PORT = 5201
+_PATIENCE = 15.0
+"""Seconds beyond its own duration that a tool may take before it counts as hung."""
+
+
+class MeasureError(RuntimeError):
+    """A figure could not be measured; the text is the reason for the missing sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Round-trip times in milliseconds, and how many requests were not answered."""
+
+    rtts: list[float]
+    lost: int
+
+
+def parse_ping(text: str) -> Ping:
+    """Read the output of ping; MeasureError when it has no summary or no answer at all."""
+    summary = _SUMMARY.search(text)
+    if summary is None:
+        raise MeasureError("ping gave no summary")
+    rtts = [float(value) for value in _RTT.findall(text)]
+    if not rtts:
+        raise MeasureError(f"none of {summary.group(1)} pings was answered")
+    return Ping(rtts, int(summary.group(1)) - int(summary.group(2)))
+
+
+def _run(node: NodeHandle, argv: list[str], timeout: float, check: bool = True) -> str:
+    try:
+        return node.run(argv, timeout=timeout, check=check).stdout
+    except NodeCommandError as error:
+        raise MeasureError(" ".join(str(error).split())[:200]) from None
+
+
+def ping(node: NodeHandle, address: str, count: int, interval: float) -> Ping:
+    """Ping ``address`` from a node."""
+    argv = ["ping", "-n", "-c", str(count), "-i", str(interval), "-W", "1", address]
+    return parse_ping(_run(node, argv, count * interval + _PATIENCE, check=False))
+
+
+def iperf_result(text: str) -> dict[str, Any]:
+    """Read iperf3's JSON; MeasureError with its own words when the test failed."""
+    try:
+        result = json.loads(text)
+    except ValueError:
+        raise MeasureError("iperf3 gave no result") from None
+    if not isinstance(result, dict) or "error" in result:
+        words = result.get("error") if isinstance(result, dict) else None
+        raise MeasureError(f"iperf3: {words or 'no result'}")
+    end = result.get("end")
+    if not isinstance(end, dict) or not end:
+        raise MeasureError("iperf3 gave no result")
+    return result
+
+
+def tcp_goodput(node: NodeHandle, address: str, seconds: int) -> dict[str, Any]:
+    """Return the receiver's bits per second as ``value``, and what else iperf3 says of one TCP flow."""
+    argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds)]
+    end = iperf_result(_run(node, argv, seconds + _PATIENCE, check=False))["end"]
+    received = end["sum_received"]
+    if not received["bytes"]:
+        raise MeasureError("iperf3: nothing was received")
+    return {
+        "value": received["bits_per_second"], "bytes": received["bytes"], "seconds": received["seconds"],
+        "retransmits": end["sum_sent"].get("retransmits"),
+    }  # fmt: skip
+
+
+def udp_load(node: NodeHandle, address: str, seconds: int, rate: int, payload: int) -> dict[str, Any]:
+    """Send ``rate`` datagrams of ``payload`` bytes a second; return how many were sent and lost."""
+    bits = rate * payload * 8
+    argv = ["iperf3", "-J", "-u", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds), "-b", str(bits),
+            "-l", str(payload)]  # fmt: skip
+    total = iperf_result(_run(node, argv, seconds + _PATIENCE, check=False))["end"]["sum"]
+    if not total["packets"]:
+        raise MeasureError("iperf3: no datagram was sent")
+    return {"datagrams": total["packets"], "lost": total["lost_packets"]}
+
+
+class IperfServer:
+    """An iperf3 server in a node, ready when the constructor returns."""
+
+    def __init__(self, node: NodeHandle) -> None:
+        self._node = node
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = self._node.popen(
+            ["iperf3", "-s", "-p", str(IPERF_PORT)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        if not wait_for(lambda: listening(self._node.pid, IPERF_PORT), 5):
+            stop_process(process)
+            raise MeasureError(f"the iperf3 server in {self._node.name} did not start")
+        return process
+
+    def restart(self) -> None:
+        """Start it afresh: a server can stay busy with a test that failed."""
+        self.stop()
+        self._process = self._start()
+
+    def stop(self) -> None:
+        """End the server."""
+        stop_process(self._process)
+
+
+def listening(pid: int, port: int) -> bool:
+    """Tell whether a TCP socket listens on ``port`` in the network namespace of process ``pid``."""
+    for name in ("tcp", "tcp6"):
+        path = Path(f"/proc/{pid}/net/{name}")
+        if not path.exists():
+            continue
+        for line in path.read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                return True
+    return False
+
+
+def cpu_nanoseconds(pid: int) -> int:
+    """Return the CPU time that all threads of a process have had, user and kernel, in nanoseconds."""
+    total = 0
+    found = False
+    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            total += int(task.read_text().split()[0])
+        except FileNotFoundError:
+            continue
+        found = True
+    if not found:
+        raise MeasureError(f"no scheduler statistics of process {pid}")
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Packets that an interface received and sent."""
+
+    received: int
+    sent: int
+
+
+def parse_interfaces(text: str) -> dict[str, Counters]:
+    """Read /proc/net/dev."""
+    found = {}
+    for line in text.splitlines()[2:]:
+        name, _, numbers = line.partition(":")
+        fields = numbers.split()
+        found[name.strip()] = Counters(int(fields[1]), int(fields[9]))
+    return found
+
+
+def counters(pid: int, interface: str) -> Counters:
+    """Return the counters of an interface in the network namespace of process ``pid``."""
+    found = parse_interfaces(Path(f"/proc/{pid}/net/dev").read_text())
+    if interface not in found:
+        raise MeasureError(f"no interface {interface} in the namespace of process {pid}")
+    return found[interface]
+
+
+class Capture:
+    """tcpdump in a node, capturing when the constructor returns; whole frames, at most ``limit`` of them."""
+
+    def __init__(
+        self, node: NodeHandle, interface: str, path: Path, expression: str, limit: int, direction: str = "inout"
+    ) -> None:
+        self.path = path
+        self._log = path.with_suffix(".stderr")
+        argv = ["tcpdump", "-i", interface, "-w", str(path), "-U", "--immediate-mode", "-n", "-s", "0",
+                "-c", str(limit), "-Z", "root", "-Q", direction, expression]  # fmt: skip
+        with self._log.open("wb") as sink:
+            self._process = node.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=sink)
+        if not wait_for(lambda: "listening on" in tail(self._log) or self._process.poll() is not None, 10):
+            self.stop()
+            raise MeasureError(f"tcpdump in {node.name} did not start: {tail(self._log)}")
+        if self._process.poll() is not None:
+            raise MeasureError(f"tcpdump in {node.name} ended: {tail(self._log)}")
+
+    def stop(self) -> None:
+        """End the capture; tcpdump's own words go with it."""
+        stop_process(self._process, signal.SIGINT)
+        self._log.unlink(missing_ok=True)
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
