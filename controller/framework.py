@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,10 @@ def load(name: str = "auto") -> Framework:
 
 
 def _load_ryu() -> Framework:
-    wsgi = importlib.import_module("eventlet.wsgi")
+    with warnings.catch_warnings():
+        # eventlet asks its users to move on; Ryu cannot, and os-ken is the way for whoever can.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        wsgi = importlib.import_module("eventlet.wsgi")
     if not hasattr(wsgi, "ALREADY_HANDLED"):
         # Ryu 4.34 imports this name, which eventlet 0.30.3 removed. It is only compared with, never made.
         wsgi.ALREADY_HANDLED = object()  # type: ignore[attr-defined]
