@@ -103,7 +103,8 @@ class OnPath:
             return [frame]
         if attack == "cross_vni":
             self._events.append({"vni": order["vni"]})
-            return [frame, moved_to_vni(frame, packet, order["vni"])]
+            # In place of the original: a copy behind it would be refused as a replay already.
+            return [moved_to_vni(frame, packet, order["vni"])]
         if attack == "forge_telemetry":
             false = Telemetry(order["flow"], order["first_sequence"] + self._seen)
             self._events.append({"flow": false.flow, "sequence": false.sequence})

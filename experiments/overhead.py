@@ -48,6 +48,8 @@ _HEADERS = 14 + 20 + 8
 """Bytes of Ethernet, IPv4 and UDP in front of a tenant's payload."""
 _PROBES = 50
 _ATTEMPTS = 3
+_QUIET_PACKETS = 5
+"""Packets between two looks that do not count as traffic: keep-alives, discovery."""
 
 
 class Overhead:
@@ -101,12 +103,13 @@ class Overhead:
                     f"{result.lost} of {_PROBES} probes were lost"
                 )
 
-    def _relayed(self, device: str) -> int:
-        """Frames that came into a transit device on its two wires."""
+    def _relayed(self, device: str, sent: bool = False) -> int:
+        """Frames that came into a transit device on its two wires, or were sent on."""
         pid = self.testbed.node(device).pid
         near, far = neighbours_on_link(self.testbed.scenario, device)
         wires = [self.testbed.interface(device, towards) for towards in (near, far)]
-        return sum(counters(pid, wire).received for wire in wires)
+        counted = [counters(pid, wire) for wire in wires]
+        return sum(entry.sent if sent else entry.received for entry in counted)
 
     def warm_up(self) -> None:
         """Let every pair talk once; ExperimentError when one cannot."""
@@ -137,10 +140,29 @@ class Overhead:
     def measure(self, configuration: Configuration, repeat: int, place: int) -> None:
         """Take one sample of every measure that applies to the configuration."""
         key = {**configuration.as_dict(), "repeat": repeat, "order": place}
-        self._take("tcp", "bit/s", key, lambda: self._tcp(configuration))
+        self.settle()
         self._take("rtt", "ms", key, lambda: self._rtt(configuration))
         if configuration.mode != UNDERLAY:
             self._cpu(configuration, key)
+        self._take("tcp", "bit/s", key, lambda: self._tcp(configuration))
+
+    def settle(self) -> None:
+        """Wait until the queues that a bulk flow has filled are empty again.
+
+        A relay holds up to megabytes, which would be measured as round-trip time for a good while.
+        """
+        plan = self.testbed.plan
+        last = dict.fromkeys(plan.nodes(Kind.TRANSIT), 0)
+
+        def quiet() -> bool:
+            grown = []
+            for name, before in last.items():
+                last[name] = self._relayed(name, sent=True)
+                grown.append(last[name] - before)
+            return max(grown, default=0) <= _QUIET_PACKETS
+
+        if not wait_for(quiet, 5, pause=0.03):
+            self.context.run.warn("overhead: the network was not idle between measurements")
 
     def _take(self, measure: str, unit: str, key: dict[str, Any], take: Callable[[], dict[str, Any]]) -> None:
         try:

@@ -179,4 +179,4 @@ def telemetry(run: Path, packets: int = 50) -> None:
     write_lines(raw / "records.jsonl", records)
 
 
-ALL_SUCCEED = {attack: 1.0 for attack in ATTACKS}
+ALL_SUCCEED = dict.fromkeys(ATTACKS, 1.0)

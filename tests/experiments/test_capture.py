@@ -46,7 +46,8 @@ def test_scapys_own_files_are_read(tmp_path: Path) -> None:
 def test_big_endian_and_nanoseconds(tmp_path: Path) -> None:
     path = tmp_path / "other.pcap"
     header = bytes.fromhex("a1b23c4d 0002 0004 00000000 00000000 0000ffff 00000001")
-    path.write_bytes(header + (5).to_bytes(4, "big") + (500_000_000).to_bytes(4, "big") + bytes([0, 0, 0, 2] * 2) + b"ab")
+    record = (5).to_bytes(4, "big") + (500_000_000).to_bytes(4, "big") + bytes([0, 0, 0, 2] * 2) + b"ab"
+    path.write_bytes(header + record)
     with CaptureReader(path) as reader:
         [frame] = list(reader)
     assert frame.data == b"ab"
