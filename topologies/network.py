@@ -122,7 +122,7 @@ class Testbed:
         self._ovs.start()
         self._note_datapath()
         self._build_network()
-        self._connect_switches()
+        self._make_switches()
         self._write_configs()
         wait_for("the certificates", lambda: pki.process.poll() is not None)
         if pki.process.returncode != 0:
@@ -233,14 +233,14 @@ class Testbed:
         _root(["ip", "link", "set", ours, "up"])
         nva.ip([f"address add {MANAGEMENT_NVA}/{MANAGEMENT_PREFIX} dev {theirs}", f"link set {theirs} up"])
 
-    def _connect_switches(self) -> None:
+    def _make_switches(self) -> None:
         bridges = []
         for name, number in self.plan.datapath_ids.items():
             ports = {
                 end.interface: int(end.interface.rpartition("-eth")[2]) for end in self.plan.ends(name)
             }
             bridges.append(BridgeSpec(name, number, ports))
-        self._ovs.add_bridges(bridges, f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
+        self._ovs.add_bridges(bridges)
         wait_for("the switches' ports", self._ovs.ports_up, self._ovs.daemons)
         # After Open vSwitch has taken the ports: it clears queueing disciplines when it does.
         try:
@@ -267,25 +267,29 @@ class Testbed:
 
     def _wait_until_ready(self) -> None:
         daemons = list(self._daemons.values())
+        wait_for("the controller to answer", lambda: self._view("topology"), daemons, _START_SECONDS)
+        # Only now: a switch that finds nobody at the other end waits a second and more before it tries again.
+        self._ovs.set_controller(self.plan.nodes(Kind.SWITCH), f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
         wait_for(
-            "the switches' connection to the controller",
-            self._ovs.controllers_connected,
-            [*self._ovs.daemons, self._daemons[CONTROLLER_NAME]],
+            "the underlay's links to be discovered",
+            lambda: self._view("topology").get("complete"),
+            daemons,
             _START_SECONDS,
         )
-        wait_for("the underlay's links to be discovered", self._links_discovered, daemons, _START_SECONDS)
         for name in (*self.plan.nodes(Kind.TRANSIT), *self.plan.nodes(Kind.NVE)):
-            self._wait_ready(name, daemons)
+            wait_for(f"{name} to be ready", lambda: self._ready(name), daemons, _START_SECONDS)  # noqa: B023
+        self._wait_converged()
 
-    def _links_discovered(self) -> bool:
+    def _wait_converged(self) -> None:
+        """Wait until each node has all its peers' keys, not only a first state."""
+        what = "the NVA's state to reach every node"
+        wait_for(what, lambda: self._view("nodes").get("converged"), list(self._daemons.values()), _START_SECONDS)
+
+    def _view(self, name: str) -> dict[str, Any]:
         try:
-            topology = self.rest("/v1/topology")
+            return self.rest(f"/v1/{name}")
         except (OSError, ValueError):
-            return False
-        return len(topology.get("links", [])) >= len(self.scenario.underlay.links)
-
-    def _wait_ready(self, name: str, daemons: Sequence[Daemon]) -> None:
-        wait_for(f"{name} to be ready", lambda: self._ready(name), daemons, _START_SECONDS)
+            return {}
 
     def _ready(self, name: str) -> bool:
         try:
@@ -326,7 +330,8 @@ class Testbed:
             self._launch(name, NVA_NAME, collector_argv(self.plan, self.layout))
         else:
             self._launch(name, name, daemon_argv(self.plan, self.layout, name))
-            self._wait_ready(name, [self._daemons[name]])
+            wait_for(f"{name} to be ready", lambda: self._ready(name), [self._daemons[name]], _START_SECONDS)
+            self._wait_converged()
 
     def rest(self, path: str) -> dict[str, Any]:
         """Return the controller's answer to GET ``path``; OSError when it does not answer with success."""

@@ -119,8 +119,8 @@ class PrivateOvs:
             raise TestbedError(f"'{' '.join(argv)}' failed: {done.stderr.strip() or done.returncode}")
         return done.stdout
 
-    def add_bridges(self, bridges: Iterable[BridgeSpec], controller: str) -> None:
-        """Make all bridges in one transaction; ``controller`` is an OpenFlow target such as tcp:A:6653."""
+    def add_bridges(self, bridges: Iterable[BridgeSpec]) -> None:
+        """Make all bridges in one transaction; without a controller they forward nothing yet."""
         arguments: list[str] = []
         for bridge in bridges:
             arguments += ["--", "add-br", bridge.name, "--", "set", "bridge", bridge.name]
@@ -135,8 +135,15 @@ class PrivateOvs:
             for port, number in bridge.ports.items():
                 arguments += ["--", "add-port", bridge.name, port]
                 arguments += ["--", "set", "interface", port, f"ofport_request={number}"]
-            arguments += ["--", "set-controller", bridge.name, controller]
-            arguments += ["--", "set", "controller", bridge.name, "max_backoff=1000", "inactivity_probe=5000"]
+        if arguments:
+            self.vsctl(*arguments[1:])
+
+    def set_controller(self, bridges: Iterable[str], target: str) -> None:
+        """Connect bridges to a controller; ``target`` is an OpenFlow target such as tcp:A:6653."""
+        arguments: list[str] = []
+        for name in bridges:
+            arguments += ["--", "set-controller", name, target]
+            arguments += ["--", "set", "controller", name, "max_backoff=1000", "inactivity_probe=5000"]
         if arguments:
             self.vsctl(*arguments[1:])
 
@@ -148,12 +155,6 @@ class PrivateOvs:
             if number == "-1":
                 raise TestbedError(f"Open vSwitch could not take port {name}: {error}")
         return all(re.fullmatch(r"\d+", number) for _, number, _ in rows)
-
-    def controllers_connected(self) -> bool:
-        """Tell whether every bridge has its OpenFlow connection."""
-        text = self.vsctl("--format=csv", "--no-headings", "--columns=is_connected", "list", "controller")
-        states = text.split()
-        return bool(states) and set(states) == {"true"}
 
     def version(self) -> str:
         """Return the version of the switch daemon."""
