@@ -64,6 +64,13 @@ class PlannedSwitch(OVSSwitch):
     def start(self, controllers: object) -> None:
         """Nothing: all bridges are made in one transaction."""
 
+    @classmethod
+    def batchShutdown(  # noqa: N802 - Mininet's name
+        cls, switches: Sequence[OVSSwitch], run: object = None  # noqa: ARG003
+    ) -> Sequence[OVSSwitch]:
+        """End no switch in bulk; the testbed removes the bridges itself."""
+        return ()
+
     def stop(self, deleteIntfs: bool = True) -> None:  # noqa: N803, ARG002 - Mininet's name
         """End the shell only; the testbed removes the bridges."""
         self.terminate()
