@@ -121,7 +121,20 @@ def main() -> None:
         ovs = start_ovs(folder)
         nve, stats = start_nve(folder)
         capture = subprocess.Popen(
-            ["ip", "netns", "exec", "n1", "tcpdump", "-i", "eth0", "-U", "--immediate-mode", "-w", str(folder / "c.pcap"), "udp port 6081"],
+            [
+                "ip",
+                "netns",
+                "exec",
+                "n1",
+                "tcpdump",
+                "-i",
+                "eth0",
+                "-U",
+                "--immediate-mode",
+                "-w",
+                str(folder / "c.pcap"),
+                "udp port 6081",
+            ],
             stderr=subprocess.DEVNULL,
         )
         try:
