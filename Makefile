@@ -45,8 +45,8 @@ clean: ## Remove caches and stale files of the testbed (never results, never any
 	@find . -path ./.venv -prune -o -path ./results -prune -o -type d \
 		\( -name __pycache__ -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache \
 		-o -name .hypothesis -o -name '*.egg-info' \) -prune -exec rm -rf {} +
-	@rm -rf .venv setup.log
-	@echo "clean: caches and .venv removed; results/ kept (make clean-results removes them)"
+	@rm -f setup.log
+	@echo "clean: caches and logs removed; .venv and results/ kept (make clean-results removes the latter)"
 
 clean-results: ## Remove all results
 	@find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
