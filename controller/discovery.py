@@ -126,6 +126,7 @@ class _Port:
     heard: PortId | None = None
     heard_at: float = 0.0
     host_seen: bool = False
+    edge: bool = False
     last_probe: float = -math.inf
 
 
@@ -166,7 +167,8 @@ class Discovery:
         sender = parse_probe(frame, self._key)
         port = self._ports.get((dpid, number))
         if port is not None:
-            port.heard, port.heard_at, port.host_seen = sender, now, False
+            port.heard, port.heard_at = sender, now
+            port.host_seen = port.edge = False
             other = self._ports.get(sender)
             if other is not None and other.heard != (dpid, number):
                 # The other direction is unknown: do not wait for the next round, but never answer probe by probe.
@@ -195,14 +197,15 @@ class Discovery:
         due = []
         interval = STEADY_INTERVAL if self._complete else SEARCH_INTERVAL
         for place, port in self._ports.items():
-            if now >= port.next_probe:
+            retry = now >= port.last_probe + RETRY_INTERVAL and self._overdue(port, now)
+            if retry or now >= port.next_probe:
                 due.append((place, build_probe(*place, self._key)))
                 port.last_probe = now
-                port.next_probe = now + (RETRY_INTERVAL if self._overdue(port, now) else interval)
+                port.next_probe = now + interval
         return due
 
     def _overdue(self, port: _Port, now: float) -> bool:
-        # A link's answer comes at the pace of its own probes; the far end's record says whether they arrive.
+        # The far end's record says whether this port's probes arrive.
         far = None if port.heard is None else self._ports.get(port.heard)
         return far is not None and far.heard is not None and now - far.heard_at > 1.25 * STEADY_INTERVAL
 
@@ -218,11 +221,12 @@ class Discovery:
                 links.setdefault(pair, Link(dpid, number, *port.heard))
         self._complete = links.keys() >= self._expected
         missing = {dpid for pair in self._expected - links.keys() for dpid in pair}
-        edges = frozenset(
-            place
-            for place, port in self._ports.items()
-            if port.heard is None and (place[0] not in missing or (port.host_seen and now - port.since >= EDGE_DELAY))
-        )
+        for place, port in self._ports.items():
+            if port.heard is None and not port.edge:
+                host = port.host_seen and now - port.since >= EDGE_DELAY
+                # Once an edge port, it stays one until it goes down or a probe arrives on it.
+                port.edge = host or place[0] not in missing
+        edges = frozenset(place for place, port in self._ports.items() if port.edge)
         return Topology(frozenset(self._switches), tuple(sorted(links.values())), edges)
 
     @property
