@@ -182,18 +182,6 @@ def run_off_path(interface: str) -> None:
         _say({"events": events})
 
 
-def in_sandbox() -> bool:
-    """Tell whether this process belongs to a sandbox, whatever node's network namespace it is in.
-
-    Process 1 of the sandbox's process namespace is in the network namespace that the mark names.
-    """
-    mark = os.environ.get(sandbox._MARK)
-    try:
-        return mark is not None and os.readlink("/proc/1/ns/net") == mark
-    except OSError:
-        return False
-
-
 def _say(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
 
@@ -207,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(options.interfaces) != (2 if options.role == "on-path" else 1):
         parser.error("on-path needs two interfaces, off-path one")
-    if not in_sandbox():
+    if not sandbox.within():
         print("experiments.attacker: refused: attacks run in the testbed's sandbox only.", file=sys.stderr)
         return 2
     if options.role == "off-path":

@@ -62,13 +62,29 @@ def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> N
     _call(f"mount {target}", _libc.mount(*arguments))
 
 
-def _network_namespace() -> str:
-    return os.readlink("/proc/self/ns/net")
+def _network_namespace(process: str = "self") -> str:
+    return os.readlink(f"/proc/{process}/ns/net")
 
 
 def inside() -> bool:
-    """Tell whether this process runs in a sandbox."""
+    """Tell whether this process runs in a sandbox, in the sandbox's own network namespace.
+
+    False in a node of the emulated network; :func:`within` is right there too.
+    """
     return os.environ.get(_MARK) == _network_namespace()
+
+
+def within() -> bool:
+    """Tell whether this process belongs to a sandbox, whatever node's network namespace it is in.
+
+    Process 1 of a sandbox stays in the network namespace that the mark names; outside, an inherited
+    mark names a namespace in which process 1 is not, or process 1 may not be looked at.
+    """
+    mark = os.environ.get(_MARK)
+    try:
+        return mark is not None and mark == _network_namespace("1")
+    except OSError:
+        return False
 
 
 def enter(argv: Sequence[str]) -> NoReturn:

@@ -72,6 +72,12 @@ def test_exit_code_and_streams_are_passed_through() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
 
 
+def test_a_node_of_the_sandbox_knows_that_it_belongs_to_it() -> None:
+    ask = "from topologies import sandbox; print(sandbox.inside(), sandbox.within())"
+    assert in_sandbox(sys.executable, "-c", ask).stdout == "True True\n"
+    assert in_sandbox("unshare", "--net", sys.executable, "-c", ask).stdout == "False True\n"
+
+
 def test_missing_program_is_one_sentence() -> None:
     done = in_sandbox("no-such-program")
     assert done.returncode == 127
