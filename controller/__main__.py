@@ -40,7 +40,7 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     framework = frameworks.load(framework_name)
     # Only now: these modules use sockets, threads and queues, which the framework may have replaced.
     from controller.app import make_app
-    from controller.inventory import Listener, load_inventory
+    from controller.inventory import load_inventory
     from controller.northbound import Northbound
     from controller.server import NodeServer, listen, rest_server
     from controller.shell import Shell
@@ -51,7 +51,7 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     nva = inventory.nva
     context = server_context(TlsFiles(str(folder / nva.ca), str(folder / nva.certificate), str(folder / nva.key)))
     shell = Shell(inventory)
-    nodes = NodeServer(framework, shell, context, Listener(address=nva.address, port=nva.port))
+    nodes = NodeServer(framework.spawn, shell, context, listen(nva.address, nva.port, "nva"))
     rest = rest_server(inventory.rest, Northbound(shell.view))
     # The framework would only log that it cannot listen, and go on without switches.
     listen(inventory.openflow.address, inventory.openflow.port, "openflow").close()

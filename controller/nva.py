@@ -180,10 +180,16 @@ class Nva:
         if name is None:
             return
         node = self._nodes[name]
-        if node.connection == message.connection:
+        registered = node.connection == message.connection
+        if registered:
             # Its associations stay: a node that has only lost the NVA goes on forwarding.
             node.connection = node.push = None
-            self.report(now, "disconnected", name, message.reason)
+        self.report(now, "disconnected" if registered else "refused", name, message.reason)
+
+    def _end(self, connection: int, reason: str, now: float) -> Close:
+        """Count a connection as closed from now on, whatever still comes on it, and have it closed."""
+        self._closed(Closed(connection, reason), now)
+        return Close(connection, reason)
 
     def _received(self, message: Received, now: float) -> list[Effect]:
         name = self._connections.get(message.connection)
@@ -203,15 +209,15 @@ class Nva:
             if self._nodes[name].connection == connection:
                 return [Send(connection, jsonrpc.Response(request.id))]
             return [_error(connection, request, _NOT_REGISTERED, "register first")]
-        self.report(now, "refused", name, "asked for a method that does not exist")
-        return [_error(connection, request, jsonrpc.METHOD_NOT_FOUND, "the methods are register and ping")]
+        answer = _error(connection, request, jsonrpc.METHOD_NOT_FOUND, "the methods are register and ping")
+        return [answer, self._end(connection, "asked for a method that does not exist", now)]
 
     def _register(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
         try:
             instance = _instance(request)
         except ParseError as error:
-            self.report(now, "refused", name, str(error))
-            return [_error(connection, request, jsonrpc.INVALID_PARAMS, str(error))]
+            answer = _error(connection, request, jsonrpc.INVALID_PARAMS, str(error))
+            return [answer, self._end(connection, str(error), now)]
         node = self._nodes[name]
         accepted = Send(connection, jsonrpc.Response(request.id))
         if node.connection == connection:
@@ -221,8 +227,7 @@ class Nva:
             return [_error(connection, request, _REFUSED, text)]
         effects: list[Effect] = []
         if node.connection is not None:
-            effects.append(Close(node.connection, "registered anew on another connection"))
-            del self._connections[node.connection]
+            effects.append(self._end(node.connection, "registered anew on another connection", now))
         again = "again" if node.known else "first time"
         self._nodes[name] = _Node(connection, instance, True, now, version=node.version)
         # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
@@ -252,8 +257,7 @@ class Nva:
         effects: list[Effect] = []
         for node in self._nodes.values():
             if node.push is not None and node.connection is not None and now - node.push.since > PUSH_LIMIT:
-                effects.append(Close(node.connection, "did not answer a state push"))
-                self._closed(Closed(node.connection, "did not answer a state push"), now)
+                effects.append(self._end(node.connection, "did not answer a state push", now))
         return effects
 
     def _push_changes(self, now: float) -> list[Effect]:

@@ -16,9 +16,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from controller.framework import Framework
 from controller.inventory import Listener
 from controller.northbound import Northbound
 from controller.nva import Close, Closed, Effect, Opened, Received, Send
@@ -31,6 +31,8 @@ MAX_CONNECTIONS = 2048
 """Connections at most; further ones are closed at once."""
 MAX_HANDSHAKES = 256
 """Connections without a proven name at most."""
+MAX_HANDSHAKES_PER_ADDRESS = 32
+"""Of these, connections from one address at most: one attacker does not keep all others out."""
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds until the handshake must be complete."""
 IDLE_TIMEOUT = 20.0
@@ -64,8 +66,10 @@ def listen(address: str, port: int, what: str) -> socket.socket:
 class Connection:
     """One TLS connection of a node."""
 
-    def __init__(self, number: int, endpoint: TlsEndpoint, connected: socket.socket, shell: Shell) -> None:
-        self.number = number
+    def __init__(
+        self, number: int, endpoint: TlsEndpoint, connected: socket.socket, shell: Shell, address: str
+    ) -> None:
+        self.number, self.address = number, address
         self._tls, self._socket, self._shell = endpoint, connected, shell
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
@@ -90,14 +94,14 @@ class Connection:
         self._reason = reason
         self.put(_END)
 
-    def read(self, on_named: Callable[[], None]) -> None:
+    def read(self) -> None:
         """Receive until the connection ends (the reader's thread)."""
         self._socket.settimeout(SEND_TIMEOUT)
         decoder = jsonrpc.FrameDecoder()
         deadline = time.monotonic() + HANDSHAKE_TIMEOUT
         try:
             while (data := self._receive(deadline)) != b"":
-                self._take(data, decoder, on_named)
+                self._take(data, decoder)
                 if self.named:
                     deadline = time.monotonic() + IDLE_TIMEOUT
         except ParseError as error:
@@ -109,21 +113,20 @@ class Connection:
             self._leave()
 
     def _receive(self, deadline: float) -> bytes:
-        while True:
+        while time.monotonic() < deadline:
             try:
                 return self._socket.recv(_RECEIVE_SIZE)
             except TimeoutError:
-                if time.monotonic() >= deadline:
-                    self._reason = "was silent" if self.named else "did not complete the TLS handshake"
-                    return b""
+                continue
+        self._reason = "was silent" if self.named else "did not complete the TLS handshake"
+        return b""
 
-    def _take(self, data: bytes, decoder: jsonrpc.FrameDecoder, on_named: Callable[[], None]) -> None:
+    def _take(self, data: bytes, decoder: jsonrpc.FrameDecoder) -> None:
         with self._tls_lock:
             plaintext = self._tls.receive(data)
         self.put(_FLUSH)
         if not self.named and self._tls.peer_name is not None:
             self.named = True
-            on_named()
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
         while (message := decoder.next_message()) is not None:
@@ -139,7 +142,7 @@ class Connection:
         if self.named:
             self._shell.node(Closed(self.number, self._reason))
         else:
-            self._shell.refused("-", self._reason)
+            self._shell.refused(self.address, self._reason)
         self.put(_END)
 
     def write(self) -> None:
@@ -164,9 +167,12 @@ class Connection:
 class NodeServer:
     """Listens for nodes."""
 
-    def __init__(self, framework: Framework, shell: Shell, context: ssl.SSLContext, where: Listener) -> None:
-        self._framework, self._shell, self._context = framework, shell, context
-        self._listener = listen(where.address, where.port, "nva")
+    def __init__(
+        self, spawn: Callable[..., Any], shell: Shell, context: ssl.SSLContext, listener: socket.socket
+    ) -> None:
+        """``spawn`` runs a function at the same time and returns something with a method ``wait``."""
+        self._spawn, self._shell, self._context = spawn, shell, context
+        self._listener = listener
         self._numbers = itertools.count(1)
         self._connections: dict[int, Connection] = {}
         shell.dispatch_node = self._dispatch
@@ -187,26 +193,31 @@ class NodeServer:
         """Accept connections for ever."""
         while True:
             try:
-                connected, _ = self._listener.accept()
+                connected, peer = self._listener.accept()
             except OSError as error:  # the node was gone already, or there are no descriptors left
                 log.warning("accept failed: %s", error.strerror)
                 time.sleep(0.1)
                 continue
-            unnamed = sum(not connection.named for connection in list(self._connections.values()))
-            if len(self._connections) >= MAX_CONNECTIONS or unnamed >= MAX_HANDSHAKES:
+            if not self._admits(peer[0]):
                 connected.close()
                 continue
             number = next(self._numbers)
             endpoint = TlsEndpoint(self._context)
-            connection = Connection(number, endpoint, connected, self._shell)
+            connection = Connection(number, endpoint, connected, self._shell, peer[0])
             self._connections[number] = connection
-            self._framework.spawn(self._serve, connection, connected)
+            self._spawn(self._serve, connection, connected)
+
+    def _admits(self, address: str) -> bool:
+        present = list(self._connections.values())
+        unnamed = [connection.address for connection in present if not connection.named]
+        within = len(present) < MAX_CONNECTIONS and len(unnamed) < MAX_HANDSHAKES
+        return within and unnamed.count(address) < MAX_HANDSHAKES_PER_ADDRESS
 
     def _serve(self, connection: Connection, connected: socket.socket) -> None:
-        writer = self._framework.spawn(connection.write)
+        writer = self._spawn(connection.write)
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.read(lambda: None)
+            connection.read()
             writer.wait()
         finally:
             del self._connections[connection.number]
