@@ -20,6 +20,8 @@ _LINES = {
     ("none", False): "0.6", ("none", True): "0.6", ("full", False): "0", ("full", True): "0",
     (UNDERLAY, False): "0.35",
 }  # fmt: skip
+_DOTS_ASIDE, _WHISKER_ASIDE = 0.25, 0.2
+"""How far, in widths of a bar, the repeats' dots stand left and their whisker right of its middle."""
 _OVERLAY = (("none", False), ("none", True), ("full", False), ("full", True))
 
 BYTES = Plot(
@@ -36,8 +38,9 @@ THROUGHPUT = Plot(
     "TCP goodput",
     "One TCP flow between two tenant hosts (iperf3, receiver's figure). Bars: medians of the repeats; "
     "whiskers: order-statistics confidence interval of the median (its true confidence is in the table); "
-    "dots: the repeats. Order of all configurations and repeats shuffled. Short lines: the same tool between "
-    "the NVEs' own namespaces over the same underlay path, without any overlay.",
+    "none for a single repeat; dots beside them: the repeats. Order of all configurations and repeats "
+    "shuffled. Short lines: the same tool between the NVEs' own namespaces over the same underlay path, "
+    "without any overlay.",
 )
 RTT = Plot(
     "overhead-rtt",
@@ -50,9 +53,10 @@ CPU = Plot(
     "overhead-cpu",
     "CPU time per packet",
     "CPU time (user and kernel, from the scheduler's own accounting) of each daemon during a fixed-rate UDP "
-    "load, divided by the packets that its underlay interface counted. Medians, confidence intervals and "
-    "repeats as above. At this low rate each packet pays for its own wake-up; nothing is subtracted. Work "
-    "that the kernel does for a packet outside the daemon's context is not in it.",
+    "load, divided by the packets that its underlay interface counted. Bars and whiskers as above; for two "
+    "transit devices the mean of both devices' medians and of their intervals' ends. At this low rate each "
+    "packet pays for its own wake-up; nothing is subtracted. Work that the kernel does for a packet outside "
+    "the daemon's context is not in it.",
 )
 PLOTS = (BYTES, THROUGHPUT, RTT, CPU)
 
@@ -139,6 +143,7 @@ def _throughput(result: OverheadResult) -> Any:
 def _grouped_bars(
     axes: Any, rows: dict[Configuration, dict[str, Any]], samples: dict[Configuration, list[float]]
 ) -> None:
+    """Bars of medians with their whiskers, and the repeats as dots beside them where ``samples`` has any."""
     positions, width = bar_positions(len(HOPS), len(_OVERLAY))
     for key, centres in zip(_OVERLAY, positions, strict=True):
         look = _LOOKS[key]
@@ -149,20 +154,27 @@ def _grouped_bars(
         ]
         if not present:
             continue
-        chosen = [row for _, row in present]
         axes.bar(
-            [centre for centre, _ in present], [row["median"] for row in chosen], width, label=look.label,
+            [centre for centre, _ in present], [row["median"] for _, row in present], width, label=look.label,
             color=look.colour, hatch=look.hatch, edgecolor="0", linewidth=0.5,
         )  # fmt: skip
         for centre, row in present:
             dots = samples.get(Configuration.of(row), [])
             axes.plot(
-                [centre] * len(dots), dots, linestyle="", marker="o", markersize=2.4, zorder=4,
-                markerfacecolor="1", markeredgecolor="0", markeredgewidth=0.4,
+                [centre - _DOTS_ASIDE * width] * len(dots), dots, linestyle="", marker="o", markersize=2.4,
+                zorder=4, markerfacecolor="1", markeredgecolor="0", markeredgewidth=0.4,
             )  # fmt: skip
+            _whisker(axes, centre + (_WHISKER_ASIDE * width if dots else 0), row)
+
+
+def _whisker(axes: Any, place: float, row: dict[str, Any]) -> None:
+    """Black on white, to be seen on a dark bar; none for a single repeat, which knows no error."""
+    if row["ci_low"] == row["ci_high"]:
+        return
+    for colour, extra in (("1", 1.2), ("0", 0.0)):
         axes.errorbar(
-            [centre for centre, _ in present], [row["median"] for row in chosen], yerr=error_bars(chosen),
-            fmt="none", ecolor="0", elinewidth=0.9, capsize=2, capthick=0.9, zorder=5,
+            place, row["median"], yerr=error_bars([row]), fmt="none", ecolor=colour, elinewidth=0.9 + extra,
+            capsize=1.5 + extra / 2, capthick=0.9 + extra, zorder=5,
         )  # fmt: skip
 
 
@@ -179,7 +191,7 @@ def _hop_axis(axes: Any) -> None:
 
 
 def _rtt(result: OverheadResult) -> Any:
-    drawing, panels = figure(4.3, rows=len(HOPS), sharex=True)
+    drawing, panels = figure(4.6, rows=len(HOPS), sharex=True)
     samples = {key: values for key, values in result.rtt_samples.items() if values}
     limit = max(quantile(values, 0.99) for values in samples.values())
     start = min(min(values) for values in samples.values())
@@ -198,10 +210,8 @@ def _rtt(result: OverheadResult) -> Any:
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.5, 1])
         axes.set_ylabel("CDF")
-        axes.annotate(
-            f"{hops} transit device{'' if hops == 1 else 's'}", (0.98, 0.08), xycoords="axes fraction",
-            ha="right", fontsize=7.5, bbox={"facecolor": "1", "edgecolor": "none", "pad": 1},
-        )  # fmt: skip
+        # Above the panel: wherever it stood inside, some run's curves would pass.
+        axes.set_title(f"{hops} transit device{'' if hops == 1 else 's'}", loc="left", pad=3)
     panels[-1].set_xscale("log")
     panels[-1].set_xlim(start * 0.9, limit)
     _plain_log_ticks(panels[-1], start * 0.9, limit)
@@ -228,7 +238,7 @@ def _cpu(result: OverheadResult) -> Any:
         rows = {Configuration.of(row): row for row in _mean_over_devices(of_role)}
         _grouped_bars(axes, rows, {})
         _hop_axis(axes)
-        axes.set_ylabel("us per packet".replace("us", "\N{GREEK SMALL LETTER MU}s"))
+        axes.set_ylabel("\N{GREEK SMALL LETTER MU}s per packet")
         axes.set_title(title, loc="left", pad=3)
     panels[-1].set_xlabel("transit devices on the path")
     drawing.legend(*_legend_order(panels[0]), loc="outside upper center", ncols=2)
