@@ -75,7 +75,7 @@ def load(name: str = "auto") -> Framework:
 def _load_ryu() -> Framework:
     with warnings.catch_warnings():
         # eventlet asks its users to move on; Ryu cannot, and os-ken is the way for whoever can.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         wsgi = importlib.import_module("eventlet.wsgi")
     if not hasattr(wsgi, "ALREADY_HANDLED"):
         # Ryu 4.34 imports this name, which eventlet 0.30.3 removed. It is only compared with, never made.

@@ -1,0 +1,92 @@
+"""Rules become OpenFlow 1.3 messages that each installed framework can write, and the right ones."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from controller import openflow
+from controller.fabric import FlowRule, Match
+
+MATCHES = [
+    Match(),
+    Match(in_port=3),
+    Match(eth_type=0x88CC),
+    Match(in_port=3, eth_src="02:00:00:00:00:01"),
+    Match(eth_dst="02:00:00:00:00:01"),
+    Match(in_port=2, eth_dst="01:00:00:00:00:00", eth_dst_mask="01:00:00:00:00:00"),
+]
+
+
+@pytest.fixture(params=["ryu", "os_ken"])
+def datapath(request: pytest.FixtureRequest) -> Any:
+    name = f"{request.param}.ofproto.ofproto_v1_3"
+    pytest.importorskip(name, exc_type=ImportError)
+    ofproto, parser = importlib.import_module(name), importlib.import_module(f"{name}_parser")
+    return SimpleNamespace(ofproto=ofproto, ofproto_parser=parser, id=1)
+
+
+def written(message: Any) -> bytes:
+    message.set_xid(1)
+    message.serialize()
+    return bytes(message.buf)
+
+
+@pytest.mark.parametrize("match", MATCHES)
+def test_each_rule_says_what_it_says(datapath: Any, match: Match) -> None:
+    rule = FlowRule(1, 300, match, outputs=(4, 7), controller=True, goto=2)
+    message = openflow.flow_add(datapath, rule)
+    assert len(written(message)) % 8 == 0
+    ofproto = datapath.ofproto
+    assert (message.command, message.table_id, message.priority) == (ofproto.OFPFC_ADD, 1, 300)
+    actions, goto = message.instructions
+    assert [action.port for action in actions.actions] == [4, 7, ofproto.OFPP_CONTROLLER]
+    assert goto.table_id == 2
+    expected: dict[str, Any] = {}
+    for key in ("in_port", "eth_type", "eth_src", "eth_dst"):
+        if getattr(match, key) is not None:
+            expected[key] = getattr(match, key)
+    if match.eth_dst_mask is not None:
+        expected["eth_dst"] = (match.eth_dst, match.eth_dst_mask)
+    assert dict(message.match.items()) == expected
+
+
+def test_a_drop_has_no_instructions(datapath: Any) -> None:
+    assert openflow.flow_add(datapath, FlowRule(0, 1, Match())).instructions == []
+
+
+def test_only_exactly_the_rule_is_deleted(datapath: Any) -> None:
+    message = openflow.flow_delete(datapath, FlowRule(1, 300, MATCHES[4], outputs=(4,)))
+    assert written(message)
+    assert (message.command, message.table_id, message.priority) == (datapath.ofproto.OFPFC_DELETE_STRICT, 1, 300)
+    assert dict(message.match.items()) == {"eth_dst": "02:00:00:00:00:01"}
+
+
+def test_clearing_names_all_tables_and_every_rule(datapath: Any) -> None:
+    message = openflow.flow_clear(datapath)
+    assert written(message)
+    assert (message.command, message.table_id) == (datapath.ofproto.OFPFC_DELETE, datapath.ofproto.OFPTT_ALL)
+    assert dict(message.match.items()) == {}
+
+
+def test_a_frame_goes_out_of_one_port(datapath: Any) -> None:
+    message = openflow.packet_out(datapath, 5, b"frame")
+    assert written(message).endswith(b"frame")
+    assert [action.port for action in message.actions] == [5]
+
+
+def test_ports_of_the_switch_itself_are_not_physical(datapath: Any) -> None:
+    ofproto = datapath.ofproto
+    assert openflow.is_physical(ofproto, 1)
+    for number in (0, ofproto.OFPP_LOCAL, ofproto.OFPP_CONTROLLER):
+        assert not openflow.is_physical(ofproto, number)
+
+
+def test_a_port_is_up_unless_its_link_or_its_administrator_says_no(datapath: Any) -> None:
+    ofproto = datapath.ofproto
+    assert openflow.port_is_up(ofproto, SimpleNamespace(state=ofproto.OFPPS_LIVE, config=0))
+    assert not openflow.port_is_up(ofproto, SimpleNamespace(state=ofproto.OFPPS_LINK_DOWN, config=0))
+    assert not openflow.port_is_up(ofproto, SimpleNamespace(state=0, config=ofproto.OFPPC_PORT_DOWN))
