@@ -102,6 +102,11 @@ def with_forged_telemetry(frame: bytes, packet: Packet, false: Telemetry) -> byt
     return rebuild(frame, make_packet(packet.header, options, packet.payload))
 
 
+def with_added_telemetry(frame: bytes, packet: Packet, false: Telemetry) -> bytes:
+    """Take every option off, all protection included, and add a false telemetry option of her own."""
+    return with_forged_telemetry(frame, make_packet(packet.header, (), packet.payload), false)
+
+
 def _is_telemetry(option: Option) -> bool:
     return (option.option_class, option.type) == (TELEMETRY_CLASS, TELEMETRY_TYPE)
 

@@ -27,8 +27,10 @@ from experiments.attack_frames import (
     modified,
     moved_to_vni,
     observed_security,
+    with_added_telemetry,
     with_forged_telemetry,
 )
+from experiments.attacks_analysis import ADD_TELEMETRY, TELEMETRY_ATTACKS
 from experiments.traffic import build_message
 from geneve.option import Option
 from geneve.packet import Packet
@@ -105,10 +107,11 @@ class OnPath:
             self._events.append({"vni": order["vni"]})
             # In place of the original: a copy behind it would be refused as a replay already.
             return [moved_to_vni(frame, packet, order["vni"])]
-        if attack == "forge_telemetry":
+        if attack in TELEMETRY_ATTACKS:
             false = Telemetry(order["flow"], order["first_sequence"] + self._seen)
             self._events.append({"flow": false.flow, "sequence": false.sequence})
-            return [with_forged_telemetry(frame, packet, false)]
+            forge = with_added_telemetry if attack == ADD_TELEMETRY else with_forged_telemetry
+            return [forge(frame, packet, false)]
         raise ValueError(f"unknown attack {attack!r}")
 
     def _record(self, frame: bytes) -> None:

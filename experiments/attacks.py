@@ -1,4 +1,4 @@
-"""The attacks experiment: six attacks from the underlay, without protection and with it.
+"""The attacks experiment: attacks from the underlay, without protection and with it.
 
 Each mode has a network of its own. All trials of all attacks run in one shuffled order while
 legitimate traffic goes on. What is written down is what happened; the verdict is made afterwards, in
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attacks_analysis import ATTACKS, LEGITIMATE, MODES, NAME
+from experiments.attacks_analysis import ADD_TELEMETRY, ATTACKS, LEGITIMATE, MODES, NAME, TELEMETRY_ATTACKS
 from experiments.bench import (
     Hosts,
     address_of,
@@ -22,6 +22,7 @@ from experiments.bench import (
     drops,
     load,
     neighbours_on_link,
+    outcomes,
     records,
     started,
     with_profile,
@@ -45,7 +46,8 @@ _INNER_HEADERS = 14 + 20 + 8
 _STREAM_INTERVAL = 0.02
 _BURST_INTERVAL = 0.004
 _CAPTURE_LIMIT = 20_000
-_FORGED_FLOW = 0xE7E0_0000
+_FORGED_FLOW, _ADDED_FLOW = 0xE7E0_0000, 0xADD0_0000
+"""Flow labels of the false records; each trial has its own."""
 _INJECTIONS = ("plain", "unknown_spi", "observed_spi")
 """What mallory tries with protection on; without it, plain Geneve is all there is."""
 
@@ -185,7 +187,7 @@ class Attacks:
 
     def trial(self, attack: str, number: int) -> dict[str, Any]:
         """Run one trial and return what is to be written down of it."""
-        before = drops(self.testbed)
+        before, found = drops(self.testbed), outcomes(self.testbed, DEVICE)
         entry: dict[str, Any] = {
             "attack": attack, "trial": number, "sender": SENDER, "victim": VICTIM, "device": DEVICE, "missing": None,
         }  # fmt: skip
@@ -200,6 +202,8 @@ class Attacks:
         if not arrived:
             entry["missing"] = "no message passed after the attack within 5 s"
         entry["drops"] = difference(before, drops(self.testbed))
+        if attack in TELEMETRY_ATTACKS:
+            entry["outcomes"] = difference(found, outcomes(self.testbed, DEVICE))
         return entry
 
     def _inject(self, number: int, count: int) -> dict[str, Any]:
@@ -228,13 +232,14 @@ class Attacks:
 
     def _on_path(self, attack: str, number: int, count: int) -> dict[str, Any]:
         sender, receiver = SENDER, VICTIM
-        if attack == "forge_telemetry":
+        if attack in TELEMETRY_ATTACKS:
             sender, receiver = VICTIM, SENDER  # t2 is behind eve only on the way back
         hosts = self.scenario.tenants["red"].hosts
+        flow = _ADDED_FLOW if attack == ADD_TELEMETRY else _FORGED_FLOW
         order: dict[str, Any] = {
             "do": "begin", "attack": attack, "limit": count,
             "target": self.target(hosts[sender].nve, hosts[receiver].nve),
-            "vni": self.scenario.tenants["blue"].vni, "flow": _FORGED_FLOW + number, "first_sequence": 1_000_000,
+            "vni": self.scenario.tenants["blue"].vni, "flow": flow + number, "first_sequence": 1_000_000,
         }  # fmt: skip
         self.eve.ask(order)
         self.burst(sender, receiver, attack, number, count)

@@ -1,7 +1,8 @@
 """Attacks: from raw samples and captures to verdicts. Pure: reads a run's files, needs no root.
 
 A verdict rests on what the victim tenant received, what the collector holds and what the attacker's
-capture contains. The NVEs' own drop counters stand beside it as an explanation and never decide.
+capture contains. The drop counters of the nodes and the outcomes that a transit device counts itself
+stand beside it as an explanation and never decide.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from experiments.traffic import Message, parse_message
 NAME = "attacks"
 CONTROL, PROTECTED = "none", "full"
 MODES = (CONTROL, PROTECTED)
-ATTACKS = ("sniff", "modify", "inject", "replay", "cross_vni", "forge_telemetry")
+FORGE_TELEMETRY, ADD_TELEMETRY = "forge_telemetry", "add_telemetry"
+TELEMETRY_ATTACKS = (FORGE_TELEMETRY, ADD_TELEMETRY)
+"""Against a transit device: a telemetry option changed, and one added to a packet stripped of its options."""
+ATTACKS = ("sniff", "modify", "inject", "replay", "cross_vni", *TELEMETRY_ATTACKS)
 LEGITIMATE = "legitimate"
 """Label of the messages that must get through."""
 
@@ -34,7 +38,11 @@ SUCCEEDED, RESISTED, BROKEN, INVALID = "attack succeeded (control)", "resisted",
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One attack in one mode. ``sent`` and ``delivered`` count packets; ``drops`` are by node and reason."""
+    """One attack in one mode. ``sent`` and ``delivered`` count packets; ``drops`` are by node and reason.
+
+    ``outcomes`` are what the attacked transit device itself made of the frames during the trials, by
+    device and outcome; empty for attacks that are not aimed at one.
+    """
 
     attack: str
     mode: str
@@ -45,6 +53,7 @@ class Outcome:
     reason: str
     drops: dict[str, int]
     evidence: str
+    outcomes: dict[str, int] = field(default_factory=dict)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -213,7 +222,7 @@ def _cross_vni(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, i
     return sum(len(trial["events"]) for trial in trials), leaked, "red's messages that blue's host received"
 
 
-def _forge_telemetry(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
+def _false_records(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
     false = {(event["flow"], event["sequence"]) for trial in trials for event in trial["events"]}
     devices = {trial["device"] for trial in trials}
     exported = {
@@ -225,7 +234,7 @@ def _forge_telemetry(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[
 
 _JUDGES = {
     "sniff": _sniff, "modify": _modify, "inject": _inject, "replay": _replay, "cross_vni": _cross_vni,
-    "forge_telemetry": _forge_telemetry,
+    FORGE_TELEMETRY: _false_records, ADD_TELEMETRY: _false_records,
 }  # fmt: skip
 
 
@@ -235,10 +244,13 @@ def judge(attack: str, mode: str, evidence: Evidence, legitimate: list[Legitimat
     sent, delivered, seen = _successes(attack, evidence, trials)
     verdict, reason = _verdict(attack, mode, sent, delivered, evidence, legitimate)
     drops: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for trial in trials:
         drops.update(trial["drops"])
-    evidence_text = f"{delivered} {seen}"
-    return Outcome(attack, mode, len(trials), sent, delivered, verdict, reason, dict(drops), evidence_text)
+        outcomes.update(trial.get("outcomes", {}))
+    return Outcome(
+        attack, mode, len(trials), sent, delivered, verdict, reason, dict(drops), f"{delivered} {seen}", dict(outcomes)
+    )
 
 
 def _verdict(
@@ -254,7 +266,7 @@ def _verdict(
         if not row.sent or row.received < LEGITIMATE_RATE * row.sent:
             arrived = f"{row.received} of {row.sent} messages"
             return INVALID, f"of the legitimate flow {row.flow} only {arrived} arrived"
-    if attack == "forge_telemetry" and not _true_records(evidence):
+    if attack in TELEMETRY_ATTACKS and not _true_records(evidence):
         return INVALID, "the transit device exported no true record either"
     if mode == CONTROL:
         if delivered < CONTROL_RATE * sent:
@@ -267,7 +279,7 @@ def _verdict(
 
 def _true_records(evidence: Evidence) -> int:
     """Records of the attacked devices that no attacker made up."""
-    trials = _trials(evidence, "forge_telemetry")
+    trials = [trial for attack in TELEMETRY_ATTACKS for trial in _trials(evidence, attack)]
     false = {(event["flow"], event["sequence"]) for trial in trials for event in trial["events"]}
     devices = {trial["device"] for trial in trials}
     return sum(
@@ -278,7 +290,7 @@ def _true_records(evidence: Evidence) -> int:
 
 OUTCOME_COLUMNS = (
     "attack", "mode", "trials", "sent", "delivered", "rate", "ci_low", "ci_high", "verdict", "reason",
-    "evidence", "drops",
+    "evidence", "drops", "device_outcomes",
 )  # fmt: skip
 LEGITIMATE_COLUMNS = ("mode", "flow", "sent", "received")
 
@@ -294,6 +306,7 @@ def outcome_rows(result: AttacksResult) -> list[dict[str, Any]]:
             "delivered": outcome.delivered, "rate": rounded(rate), "ci_low": rounded(low),
             "ci_high": rounded(high), "verdict": outcome.verdict, "reason": outcome.reason,
             "evidence": outcome.evidence, "drops": outcome.drops,
+            "device_outcomes": outcome.outcomes,
         })  # fmt: skip
     return rows
 

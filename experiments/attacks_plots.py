@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.attacks_analysis import ATTACKS, MODES, AttacksResult
+from experiments.attacks_analysis import ADD_TELEMETRY, ATTACKS, FORGE_TELEMETRY, MODES, AttacksResult
 from experiments.plotting import Look, Plot, figure, save
 
 _LOOKS = {
@@ -14,7 +14,7 @@ _LOOKS = {
 }
 _NAMES = {
     "sniff": "sniff", "modify": "modify", "inject": "inject", "replay": "replay", "cross_vni": "cross-VNI",
-    "forge_telemetry": "forge\ntelemetry",
+    FORGE_TELEMETRY: "forge\ntelemetry", ADD_TELEMETRY: "add\ntelemetry",
 }  # fmt: skip
 _BAR = 0.38
 
@@ -39,7 +39,7 @@ def draw(result: AttacksResult, folder: Path) -> list[Plot]:
 
 
 def _rates(result: AttacksResult) -> Any:
-    drawing, axes = figure(2.9)
+    drawing, axes = figure(3.2)
     rows = {(outcome.attack, outcome.mode): outcome for outcome in result.outcomes if outcome.sent}
     for index, mode in enumerate(MODES):
         look = _LOOKS[mode]

@@ -16,6 +16,10 @@ from geneve.errors import ConfigError
 from topologies.network import Testbed
 from topologies.plan import Kind
 from topologies.scenario import Scenario, load_scenario, scenario_path
+from transit.device import Outcome
+
+_PASSING = frozenset({Outcome.NOT_GENEVE, Outcome.NOT_ADDRESSED})
+"""Outcomes of frames that a transit device has nothing to do with."""
 
 
 def load(context: Context) -> Scenario:
@@ -119,6 +123,12 @@ def drops(testbed: Testbed) -> dict[str, int]:
             for reason, count in testbed.stats(name).get("drops", {}).items():
                 counted[f"{name} {reason}"] = int(count)
     return counted
+
+
+def outcomes(testbed: Testbed, device: str) -> dict[str, int]:
+    """Return what a transit device made of the frames that had to do with it, as ``DEVICE OUTCOME``."""
+    counted = testbed.stats(device)["counters"]
+    return {f"{device} {outcome.value}": int(counted[outcome.value]) for outcome in Outcome if outcome not in _PASSING}
 
 
 def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:

@@ -90,7 +90,8 @@ def _attacks_section(root: Path) -> Section:
         attacks_analysis.summary(result),
         (
             Table("attacks-outcomes.csv", "Outcomes", "sent: packets of the attacker; delivered: those that "
-                  "reached their aim; drops: counters of the nodes during the trials, as an explanation only."),
+                  "reached their aim; drops, device outcomes: counters of the nodes and of the attacked transit "
+                  "device during the trials, as an explanation only."),
             Table("attacks-legitimate.csv", "Legitimate traffic beside the attacks", "Messages sent "
                   "and received by tenants that nobody attacked."),
         ),
@@ -148,7 +149,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             _overhead_seconds, _run_overhead, _overhead_section,
         ),
         Experiment(
-            "attacks", "default", "six attacks from the underlay, without and with protection",
+            "attacks", "default", "attacks from the underlay, without and with protection",
             _attacks_seconds, _run_attacks, _attacks_section,
         ),
         Experiment(

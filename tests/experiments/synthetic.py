@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from experiments.attacks_analysis import ATTACKS, LEGITIMATE
+from experiments.attacks_analysis import ADD_TELEMETRY, ATTACKS, LEGITIMATE, TELEMETRY_ATTACKS
 from experiments.overhead_analysis import (
     OVERLAY_CONFIGURATIONS,
     UNDERLAY_CONFIGURATIONS,
@@ -108,7 +108,7 @@ def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, pack
     sent: list[bytes] = []
     red3: list[bytes] = []
     blue3: list[bytes] = []
-    records: list[dict[str, Any]] = [_record(7, 1)]
+    records: list[dict[str, Any]] = [record(7, 1)]
     sniffed: list[bytes] = []
     log: list[dict[str, Any]] = []
     for index in range(50):
@@ -124,9 +124,10 @@ def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, pack
             if attack == "inject":
                 events = [{"payload": message.hex()} for message in messages]
                 red3.extend(messages[:wins])
-            elif attack == "forge_telemetry":
-                events = [{"flow": 99, "sequence": trial * 100 + index} for index in range(packets)]
-                records.extend(_record(99, event["sequence"]) for event in events[:wins])
+            elif attack in TELEMETRY_ATTACKS:
+                flow = 98 if attack == ADD_TELEMETRY else 99
+                events = [{"flow": flow, "sequence": trial * 100 + index} for index in range(packets)]
+                records.extend(record(flow, event["sequence"]) for event in events[:wins])
             else:
                 sent.extend(messages)
             if attack == "sniff":
@@ -140,7 +141,9 @@ def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, pack
                 victim = "blue3"
                 red3.extend(messages)
                 blue3.extend(messages[:wins])
+            outcomes = {"outcomes": {"t2 exported": 3, "t2 authentication_failed": packets - wins}}
             log.append({
+                **(outcomes if attack in TELEMETRY_ATTACKS else {}),
                 "attack": attack, "trial": trial, "sender": "red1", "victim": victim, "device": "t2",
                 "events": events, "drops": {"nve3 authentication_failed": packets - wins}, "missing": None,
             })  # fmt: skip
@@ -155,7 +158,7 @@ def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, pack
     capture.write_bytes(pcap(sniffed))
 
 
-def _record(flow: int, sequence: int, device: str = "t2", start: int = 1_000_000) -> dict[str, Any]:
+def record(flow: int, sequence: int, device: str = "t2", start: int = 1_000_000) -> dict[str, Any]:
     return {
         "device": device, "ingress_ns": start, "egress_ns": start + 40_000, "vni": VNI, "flow": flow,
         "sequence": sequence, "sender": "nve1", "authenticated": True, "source": SOURCE, "destination": DESTINATION,
@@ -173,8 +176,8 @@ def telemetry(run: Path, packets: int = 50) -> None:
     records = []
     for sequence in range(packets):
         start = 10_000_000 * (sequence + 1)
-        records.append(_record(5, sequence, "t1", start))
-        records.append(_record(5, sequence, "t2", start + 40_000 + chance.randrange(20_000, 90_000)))
+        records.append(record(5, sequence, "t1", start))
+        records.append(record(5, sequence, "t2", start + 40_000 + chance.randrange(20_000, 90_000)))
     chance.shuffle(records)
     write_lines(raw / "records.jsonl", records)
 

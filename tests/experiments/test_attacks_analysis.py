@@ -13,6 +13,7 @@ from experiments.attacks_analysis import (
     INVALID,
     RESISTED,
     SUCCEEDED,
+    TELEMETRY_ATTACKS,
     AttacksResult,
     Outcome,
     analyse,
@@ -93,10 +94,14 @@ def test_more_successes_than_packets_cannot_be(tmp_path: Path) -> None:
     assert _outcome(analyse(tmp_path), "replay", "none").verdict == INVALID
 
 
-def test_forged_records_need_true_ones_beside_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attack", TELEMETRY_ATTACKS)
+def test_forged_records_need_true_ones_beside_them(tmp_path: Path, attack: str) -> None:
     _run(tmp_path, synthetic.ALL_SUCCEED, {})
-    (tmp_path / "raw" / "attacks" / "full" / "records.jsonl").write_text("")
-    outcome = _outcome(analyse(tmp_path), "forge_telemetry", "full")
+    # The other telemetry attack's false records are no true ones.
+    log = tmp_path / "raw" / "attacks" / "full" / "records.jsonl"
+    other = 99 if attack == "add_telemetry" else 98
+    synthetic.write_lines(log, [synthetic.record(other, sequence) for sequence in range(5)])
+    outcome = _outcome(analyse(tmp_path), attack, "full")
     assert (outcome.verdict, outcome.reason) == (INVALID, "the transit device exported no true record either")
 
 
@@ -114,3 +119,11 @@ def test_a_trial_that_could_not_be_done_is_left_out_and_named(tmp_path: Path) ->
 def test_an_empty_run_fails_everywhere(tmp_path: Path) -> None:
     result = analyse(tmp_path)
     assert len(result.failures) == 2 * len(ATTACKS)
+
+
+def test_the_device_s_own_outcomes_stand_beside_attacks_on_it_only(tmp_path: Path) -> None:
+    rows = {(row["attack"], row["mode"]): row for row in outcome_rows(_run(tmp_path, synthetic.ALL_SUCCEED, {}))}
+    for attack in TELEMETRY_ATTACKS:
+        assert rows[attack, "full"]["device_outcomes"] == {"t2 exported": 9, "t2 authentication_failed": 30}
+        assert rows[attack, "full"]["drops"] == {"nve3 authentication_failed": 30}
+    assert rows["inject", "full"]["device_outcomes"] == {}
