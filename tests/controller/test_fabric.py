@@ -194,6 +194,17 @@ def test_paths_are_shortest_symmetric_and_what_the_rules_do(network: Net) -> Non
             assert routes.path(b, a) == path[::-1]
 
 
+def test_equally_short_paths_are_the_same_in_both_directions() -> None:
+    # Numbered so that taking the smallest neighbour at each end would go two different ways round.
+    order = [1, 2, 5, 4, 3, 6]
+    pairs = sorted((min(pair), max(pair)) for pair in zip(order, [*order[1:], 1], strict=True))
+    links = [Link(a, b, b, a) for a, b in pairs]
+    routes = net(range(1, 7), links, dict.fromkeys(pairs, 10)).routes
+    there, back = routes.path(1, 4), routes.path(4, 1)
+    assert there is not None
+    assert back == there[::-1]
+
+
 @settings(deadline=None, max_examples=30)
 @given(nets(), st.data())
 def test_flooded_frames_on_a_link_outside_the_tree_go_nowhere(network: Net, data: st.DataObject) -> None:

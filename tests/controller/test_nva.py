@@ -377,6 +377,11 @@ def test_late_and_wrong_answers_are_ignored() -> None:
         world.send(receiver, message)
     world.send(sender, jsonrpc.Response(push.id, {"version": 1}))  # another node's acknowledgement
     assert sender.state.outbound == ()
+    other = world.open("nve2")  # of the right name, but it is not this connection that was asked
+    world.send(other, jsonrpc.Response(push.id, {"version": 1}))
+    assert sender.state.outbound == ()
+    world.answer(receiver)
+    assert sender.state.outbound != ()
 
 
 def test_a_refused_state_is_reported_and_not_taken_for_applied() -> None:
