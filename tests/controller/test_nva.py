@@ -363,10 +363,21 @@ def test_one_push_at_a_time_and_the_newest_state_next() -> None:
     assert {end.sender for end in slow.state.inbound} == {"nve2", "nve3"}
 
 
+def test_an_acknowledgement_counts_for_what_that_state_held_only() -> None:
+    world = World()
+    world.silent = {"nve2"}
+    receiver = world.register("nve2")
+    sender = world.register("nve1")
+    for expected in (set(), {"nve2"}):  # the first state was made before the association
+        request = receiver.unanswered.pop(0)
+        world.send(receiver, jsonrpc.Response(request.id, {"version": request.params["version"]}))
+        assert {end.audience for end in sender.state.outbound} == expected
+
+
 def test_late_and_wrong_answers_are_ignored() -> None:
     world = World()
     world.silent = {"nve2"}
-    receiver, sender = world.register("nve2"), world.register("nve1")
+    sender, receiver = world.register("nve1"), world.register("nve2")
     (push,) = receiver.unanswered
     for message in (
         jsonrpc.Response(12345, {"version": 99}),

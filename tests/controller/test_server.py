@@ -237,6 +237,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_delays_nobody(
 
 def test_one_address_cannot_use_up_all_handshakes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_HANDSHAKES_PER_ADDRESS", 3)
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 1000.0)
     for _ in range(3):
         world.connect()
     world.until(lambda: len(world.server._connections) == 3)
