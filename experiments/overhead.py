@@ -10,7 +10,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bench import Hosts, address_of, host_at, load, neighbours_on_link, started, transit_between
+from experiments.bench import (
+    Hosts,
+    address_of,
+    host_at,
+    load,
+    neighbours_on_link,
+    records,
+    started,
+    transit_between,
+)
 from experiments.capture import CaptureError, geneve_frames
 from experiments.context import Context, ExperimentError
 from experiments.measure import (
@@ -34,6 +43,7 @@ from experiments.overhead_analysis import (
 from experiments.profiles import FRAME_SIZES, UDP_PAYLOAD
 from experiments.programs import ProgramError, wait_for
 from experiments.samples import SampleWriter, sample
+from experiments.telemetry_analysis import of_flow, path_counts, path_faults
 from topologies.network import Testbed
 from topologies.nodes import NodeHandle
 from topologies.plan import Kind
@@ -47,6 +57,7 @@ _TENANTS = {
 _HEADERS = 14 + 20 + 8
 """Bytes of Ethernet, IPv4 and UDP in front of a tenant's payload."""
 _PROBES = 50
+_PROBE_SIZE = 100
 _ATTEMPTS = 3
 _QUIET_PACKETS = 5
 """Packets between two looks that do not count as traffic: keep-alives, discovery."""
@@ -102,6 +113,54 @@ class Overhead:
                     f"the underlay from {INGRESS} to {egress} led through {crossed}, expected {expected}, and "
                     f"{result.lost} of {_PROBES} probes were lost"
                 )
+
+    def check_telemetry_paths(self) -> None:
+        """Compare what the transit devices report of tenants' packets with the paths that the scenario claims.
+
+        ExperimentError unless every packet was reported by exactly the devices on its path, in their order.
+        """
+        begin = time.time_ns()  # devices and this program read the same clock
+        flows = [configuration for configuration in OVERLAY_CONFIGURATIONS if configuration.telemetry]
+        # Those without devices come first: a record of them would come before the records of the others.
+        flows.sort(key=lambda configuration: configuration.hops)
+        for configuration in flows:
+            self._probe(configuration)
+        wanted = _PROBES * sum(configuration.hops for configuration in flows)
+
+        def reports() -> dict[Configuration, list[dict[str, Any]]]:
+            # By flow: answers (ICMP errors) of the receivers go the other way and are reported as well.
+            found = records(self.testbed)
+            return {configuration: self._reports(found, configuration, begin) for configuration in flows}
+
+        wait_for(lambda: sum(map(len, reports().values())) >= wanted, 5, pause=0.1)
+        faults = []
+        for configuration, found in reports().items():
+            egress = EGRESS[configuration.hops]
+            expected = transit_between(self.testbed.scenario, INGRESS, egress)
+            paths = [[list(path), count] for path, count in path_counts(found).items()]
+            details = {"flow": str(configuration), "egress": egress, "expected": expected, "sent": _PROBES}
+            self.samples.write({"measure": "check_telemetry", "value": paths, "missing": None, **details})
+            wrong = path_faults(found, expected, _PROBES, authenticated=configuration.mode != "none")
+            faults += [f"{configuration}: expected the path {expected}, but {fault}" for fault in wrong]
+        if faults:
+            raise ExperimentError("; ".join(faults))
+
+    def _reports(
+        self, found: list[dict[str, Any]], configuration: Configuration, since_ns: int
+    ) -> list[dict[str, Any]]:
+        """Return the records of a configuration's packets from the ingress NVE to the egress NVE."""
+        addresses = self.testbed.plan.underlay_addresses
+        tenant = self.testbed.scenario.tenants[_TENANTS[configuration.mode, configuration.telemetry]]
+        return of_flow(found, tenant.vni, addresses[INGRESS], addresses[EGRESS[configuration.hops]], since_ns)
+
+    def _probe(self, configuration: Configuration) -> None:
+        sender, address, _ = self.endpoints(configuration)
+        order = {
+            "do": "send", "label": "path", "trial": configuration.hops, "destination": address,
+            "sizes": [_PROBE_SIZE] * _PROBES, "interval": 0.004,
+        }  # fmt: skip
+        if self.hosts.sender(sender.name).ask(order)["sent"] != _PROBES:
+            raise ExperimentError(f"{sender.name} could not send all probes for {configuration}")
 
     def _relayed(self, device: str, sent: bool = False) -> int:
         """Frames that came into a transit device on its two wires, or were sent on."""
@@ -322,6 +381,7 @@ def run(context: Context) -> None:
             context.progress.step("check the network", 6)
             experiment.check_paths()
             experiment.warm_up()
+            experiment.check_telemetry_paths()
             experiment.idle()
             for configuration in OVERLAY_CONFIGURATIONS:
                 context.progress.step(f"bytes per packet: {configuration}", 0.8)

@@ -73,6 +73,7 @@ class OverheadResult:
     rtt: list[dict[str, Any]] = field(default_factory=list)
     cpu: list[dict[str, Any]] = field(default_factory=list)
     idle: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[dict[str, Any]] = field(default_factory=list)
     rtt_samples: dict[Configuration, list[float]] = field(default_factory=dict)
     throughput_samples: dict[Configuration, list[float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -102,6 +103,11 @@ def analyse(run: Path) -> OverheadResult:
         for entry in by_measure["idle"]
         if entry["value"] is not None
     ]
+    result.paths = [
+        {"flow": entry["flow"], "expected": entry["expected"], "sent": entry["sent"],
+         "reported": [{"path": path, "packets": count} for path, count in entry["value"]]}
+        for entry in by_measure["check_telemetry"]
+    ]  # fmt: skip
     _warn_of_missing(entries, result.warnings)
     return result
 
@@ -246,6 +252,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "rtt": (*CONFIGURATION_COLUMNS, "unit", *_STATISTICS, "p90", "p99", "pings", "lost"),
     "cpu": (*CONFIGURATION_COLUMNS, "role", "device", "unit", *_STATISTICS),
     "idle": ("daemon", "cpu_percent", "seconds"),
+    "paths": ("flow", "expected", "sent", "reported"),
 }  # fmt: skip
 
 
@@ -264,6 +271,7 @@ def summary(result: OverheadResult) -> dict[str, Any]:
         "rtt": result.rtt,
         "cpu": result.cpu,
         "idle": result.idle,
+        "paths": result.paths,
         "goodput_full_over_none": _ratios(result.throughput),
         "warnings": result.warnings,
     }

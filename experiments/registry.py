@@ -72,6 +72,8 @@ def _overhead_section(root: Path) -> Section:
                   f"One row per role, and per transit device; {confidence}"),
             Table("overhead-idle.csv", "CPU time of idle daemons", "Percent of one processor without tenant "
                   "traffic; contained in the figures above, not subtracted."),
+            Table("overhead-paths.csv", "Paths", "Before anything is measured: which devices reported the probes "
+                  "of each flow with telemetry, in their order; a run whose paths are not the expected ones fails."),
             Table("overhead-bytes.csv", "Bytes per packet", "Outer minus inner frame length, from captures; "
                   "expected is what the wire format says."),
         ),

@@ -7,6 +7,7 @@ between two devices means something; in a real network it would need synchronise
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from experiments.tables import rounded, write_csv
 
 NAME = "telemetry"
 _RECORD_FIELDS = frozenset(
-    {"device", "ingress_ns", "egress_ns", "flow", "sequence", "authenticated", "source", "destination"}
+    {"device", "ingress_ns", "egress_ns", "vni", "flow", "sequence", "authenticated", "source", "destination"}
 )
 
 
@@ -44,13 +45,8 @@ def analyse(run: Path) -> TelemetryResult:
         return result
     flow = setup[-1]
     result.expected, result.sent = list(flow["expected_path"]), int(flow["sent"])
-    records = [
-        record
-        for record in read_lines(run / "raw" / NAME / "records.jsonl")
-        if record.keys() >= _RECORD_FIELDS
-        and record["vni"] == flow["vni"]
-        and (record["source"], record["destination"]) == (flow["source"], flow["destination"])
-    ]
+    everything = read_lines(run / "raw" / NAME / "records.jsonl")
+    records = of_flow(everything, flow["vni"], flow["source"], flow["destination"])
     _follow(records, result)
     return result
 
@@ -87,6 +83,50 @@ def _follow(records: list[dict[str, Any]], result: TelemetryResult) -> None:
             f"telemetry: {result.complete} of {result.sent} packets were reported by every device on the path"
         )
     _times(whole, result)
+
+
+def of_flow(
+    records: Iterable[dict[str, Any]], vni: int, source: str, destination: str, since_ns: int = 0
+) -> list[dict[str, Any]]:
+    """Return the sound records of a VNI between two NVEs that were made at ``since_ns`` or later."""
+    return [
+        record
+        for record in records
+        if record.keys() >= _RECORD_FIELDS
+        and (record["vni"], record["source"], record["destination"]) == (vni, source, destination)
+        and record["ingress_ns"] >= since_ns
+    ]
+
+
+def path_counts(records: Iterable[dict[str, Any]]) -> Counter[tuple[str, ...]]:
+    """Return how many packets took which path; a device that reported a packet twice is in it twice."""
+    packets: dict[tuple[int, int], list[tuple[int, str]]] = {}
+    for record in records:
+        reports = packets.setdefault((record["flow"], record["sequence"]), [])
+        reports.append((int(record["ingress_ns"]), str(record["device"])))
+    return Counter(tuple(device for _, device in sorted(reports)) for reports in packets.values())
+
+
+def path_faults(
+    records: Sequence[dict[str, Any]], expected: Sequence[str], packets: int, authenticated: bool
+) -> list[str]:
+    """Return in what the records of one flow differ from ``packets`` packets on the path ``expected``.
+
+    Each packet must have been reported by exactly these devices in this order, and each record be
+    authenticated, or not, as the tenant's protection says. Without devices there must be no record.
+    """
+    counts = path_counts(records)
+    faults = [
+        f"{count} packets were reported by {list(path)}"
+        for path, count in sorted(counts.items())
+        if path != tuple(expected)
+    ]
+    reported = sum(counts.values())
+    if expected and reported != packets:
+        faults.append(f"{reported} of {packets} packets were reported")
+    if any(record["authenticated"] is not authenticated for record in records):
+        faults.append(f"some records are {'un' if authenticated else ''}authenticated")
+    return faults
 
 
 def _order(seen: dict[str, dict[str, Any]]) -> tuple[str, ...]:

@@ -64,6 +64,8 @@ def overhead(run: Path, repeats: int = 6, seed: int = 1) -> None:
             entries.extend(_repeat(configuration, key, chance))
         if configuration.mode != "underlay":
             entries.append(_bytes_entry(run, configuration))
+    entries.append({"measure": "check_telemetry", "flow": "full with telemetry, 1 transit device", "expected": ["t1"],
+                    "value": [[["t1"], 50]], "sent": 50, "missing": None})  # fmt: skip
     entries.append({"measure": "idle", "daemon": "nve0", "value": 0.3, "unit": "%", "missing": None, "seconds": 1})
     write_lines(run / "raw" / "overhead" / "samples.jsonl", entries)
 
