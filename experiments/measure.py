@@ -7,6 +7,7 @@ missing sample with it.
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from typing import Any
 from experiments.programs import stop_process, tail, wait_for
 from topologies.nodes import NodeCommandError, NodeHandle
 
-_RTT = re.compile(r"time=([0-9.]+) ms")
+_RTT = re.compile(r"time=(\d+(?:\.\d+)?) ms(?! \(DUP!\))")
 _SUMMARY = re.compile(r"(\d+) packets transmitted, (\d+) received")
 _LISTEN = "0A"
+_PROC = Path("/proc")
 IPERF_PORT = 5201
 _PATIENCE = 15.0
 """Seconds beyond its own duration that a tool may take before it counts as hung."""
@@ -38,14 +40,18 @@ class Ping:
 
 
 def parse_ping(text: str) -> Ping:
-    """Read the output of ping; MeasureError when it has no summary or no answer at all."""
+    """Read the output of ping; MeasureError unless it has a summary, an answer, and both agree."""
     summary = _SUMMARY.search(text)
     if summary is None:
         raise MeasureError("ping gave no summary")
     rtts = [float(value) for value in _RTT.findall(text)]
     if not rtts:
         raise MeasureError(f"none of {summary.group(1)} pings was answered")
-    return Ping(rtts, int(summary.group(1)) - int(summary.group(2)))
+    if len(rtts) != int(summary.group(2)):
+        raise MeasureError(f"ping says that {summary.group(2)} were answered, and gives {len(rtts)} times")
+    if not all(rtts):
+        raise MeasureError("ping gave a round-trip time of zero")
+    return Ping(rtts, int(summary.group(1)) - len(rtts))
 
 
 def _run(node: NodeHandle, argv: list[str], timeout: float, check: bool = True) -> str:
@@ -76,17 +82,40 @@ def iperf_result(text: str) -> dict[str, Any]:
     return result
 
 
-def tcp_goodput(node: NodeHandle, address: str, seconds: int) -> dict[str, Any]:
-    """Return the receiver's bits per second as ``value``, and what else iperf3 says of one TCP flow."""
-    argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds)]
-    end = iperf_result(_run(node, argv, seconds + _PATIENCE, check=False))["end"]
-    received = end["sum_received"]
-    if not received["bytes"]:
-        raise MeasureError("iperf3: nothing was received")
+def _figure(section: Any, name: str, least: float = 0.0, strictly: bool = True) -> float:
+    """Return a number of iperf3's result; MeasureError unless it is one, finite, and more than ``least``."""
+    value = section.get(name) if isinstance(section, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise MeasureError(f"iperf3 gave no {name}")
+    if value < least or (strictly and value == least):
+        raise MeasureError(f"iperf3: {name} is {value}")
+    return value
+
+
+def parse_tcp(text: str) -> dict[str, Any]:
+    """Return the receiver's bits per second as ``value``, and what else iperf3's JSON says of one TCP flow."""
+    end = iperf_result(text)["end"]
+    received, sent = end.get("sum_received"), end.get("sum_sent")
     return {
-        "value": received["bits_per_second"], "bytes": received["bytes"], "seconds": received["seconds"],
-        "retransmits": end["sum_sent"].get("retransmits"),
+        "value": _figure(received, "bits_per_second"), "bytes": _figure(received, "bytes"),
+        "seconds": _figure(received, "seconds"),
+        "retransmits": sent.get("retransmits") if isinstance(sent, dict) else None,
     }  # fmt: skip
+
+
+def parse_udp(text: str) -> dict[str, Any]:
+    """Return how many datagrams were sent and lost, from iperf3's JSON."""
+    total = iperf_result(text)["end"].get("sum")
+    sent, lost = _figure(total, "packets"), _figure(total, "lost_packets", strictly=False)
+    if lost >= sent:
+        raise MeasureError(f"iperf3: {lost} of {sent} datagrams were lost")
+    return {"datagrams": sent, "lost": lost}
+
+
+def tcp_goodput(node: NodeHandle, address: str, seconds: int) -> dict[str, Any]:
+    """Measure one TCP flow from a node to ``address``; see :func:`parse_tcp`."""
+    argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds)]
+    return parse_tcp(_run(node, argv, seconds + _PATIENCE, check=False))
 
 
 def udp_load(node: NodeHandle, address: str, seconds: int, rate: int, payload: int) -> dict[str, Any]:
@@ -94,10 +123,7 @@ def udp_load(node: NodeHandle, address: str, seconds: int, rate: int, payload: i
     bits = rate * payload * 8
     argv = ["iperf3", "-J", "-u", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds), "-b", str(bits),
             "-l", str(payload)]  # fmt: skip
-    total = iperf_result(_run(node, argv, seconds + _PATIENCE, check=False))["end"]["sum"]
-    if not total["packets"]:
-        raise MeasureError("iperf3: no datagram was sent")
-    return {"datagrams": total["packets"], "lost": total["lost_packets"]}
+    return parse_udp(_run(node, argv, seconds + _PATIENCE, check=False))
 
 
 class IperfServer:
@@ -140,15 +166,17 @@ def listening(pid: int, port: int) -> bool:
     return False
 
 
-def cpu_nanoseconds(pid: int) -> int:
+def cpu_nanoseconds(pid: int, proc: Path = _PROC) -> int:
     """Return the CPU time that all threads of a process have had, user and kernel, in nanoseconds."""
     total = 0
     found = False
-    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+    for task in (proc / str(pid) / "task").glob("*/schedstat"):
         try:
             total += int(task.read_text().split()[0])
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
             continue
+        except (IndexError, ValueError):
+            raise MeasureError(f"scheduler statistics of process {pid} cannot be read") from None
         found = True
     if not found:
         raise MeasureError(f"no scheduler statistics of process {pid}")
@@ -164,18 +192,24 @@ class Counters:
 
 
 def parse_interfaces(text: str) -> dict[str, Counters]:
-    """Read /proc/net/dev."""
+    """Read /proc/net/dev; MeasureError on a line that is not an interface with its counters."""
     found = {}
     for line in text.splitlines()[2:]:
         name, _, numbers = line.partition(":")
         fields = numbers.split()
-        found[name.strip()] = Counters(int(fields[1]), int(fields[9]))
+        try:
+            found[name.strip()] = Counters(int(fields[1]), int(fields[9]))
+        except (IndexError, ValueError):
+            raise MeasureError(f"counters of {name.strip() or 'an interface'} cannot be read") from None
     return found
 
 
-def counters(pid: int, interface: str) -> Counters:
+def counters(pid: int, interface: str, proc: Path = _PROC) -> Counters:
     """Return the counters of an interface in the network namespace of process ``pid``."""
-    found = parse_interfaces(Path(f"/proc/{pid}/net/dev").read_text())
+    try:
+        found = parse_interfaces((proc / str(pid) / "net" / "dev").read_text())
+    except OSError as error:
+        raise MeasureError(f"no counters of process {pid} ({error.strerror})") from None
     if interface not in found:
         raise MeasureError(f"no interface {interface} in the namespace of process {pid}")
     return found[interface]

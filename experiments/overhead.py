@@ -270,8 +270,9 @@ class Overhead:
         for role, name, _ in daemons:
             spent, packets = (last - first for last, first in zip(after[name], before[name], strict=True))
             entry = {**key, "role": role, "daemon": name}
-            if packets <= 0:
-                self.samples.write(sample("cpu", entry, None, unit, missing="no packet was counted"))
+            if packets <= 0 or spent <= 0:
+                what = "packet" if packets <= 0 else "CPU time"
+                self.samples.write(sample("cpu", entry, None, unit, missing=f"no {what} was counted"))
                 continue
             self.samples.write(sample(
                 "cpu", entry, spent / packets, unit, cpu_ns=spent, packets=packets,
