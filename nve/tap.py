@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import struct
 import subprocess
@@ -22,11 +23,12 @@ class LinkError(Exception):
     """An interface could not be made or changed; the text names it and what the kernel said."""
 
 
-def ip(*arguments: str) -> None:
-    """Run ``ip``; LinkError with its message when it fails."""
+def ip(*arguments: str) -> str:
+    """Run ``ip`` and return what it prints; LinkError with its message when it fails."""
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise LinkError(f"'ip {' '.join(arguments)}' failed: {done.stderr.strip()}.")
+    return done.stdout
 
 
 class Tap:
@@ -78,6 +80,21 @@ class Tap:
         os.close(self.fd)
 
 
+_OWN_BRIDGE = "geneve-nve"
+"""Alias of the bridges that NVEs make, by which a later NVE knows one that was left behind."""
+
+
+def _remove_leftover(bridge: str) -> None:
+    """Remove a bridge that a killed NVE left; the caller holds the VNI's TAP, so no live one uses it."""
+    try:
+        (shown,) = json.loads(ip("-json", "link", "show", "dev", bridge))
+    except LinkError:
+        return  # there is none
+    if shown.get("ifalias") != _OWN_BRIDGE:
+        raise LinkError(f"an interface named {bridge} is there already and no NVE made it; rename or remove it.")
+    ip("link", "del", bridge)
+
+
 class TenantBridge:
     """The bridge of one VNI: local tenants' ports and the TAP. Removed again by :meth:`close`."""
 
@@ -86,12 +103,14 @@ class TenantBridge:
         self.ports = tuple(ports)
         self.tap = Tap(f"tap{vni}")
         try:
+            _remove_leftover(self.name)
             # No spanning tree and no snooping: the overlay is one segment, and floods are its own affair.
             ip("link", "add", self.name, "type", "bridge", "stp_state", "0", "mcast_snooping", "0")
         except LinkError:
             self.tap.close()
             raise
         try:
+            ip("link", "set", self.name, "alias", _OWN_BRIDGE)
             for interface in (self.tap.name, *self.ports):
                 _no_ipv6(interface)
                 ip("link", "set", interface, "master", self.name)

@@ -51,7 +51,8 @@ MUTANTS = (
     Mutant(4, "a withdrawn association comes back", "geneve/security/store.py", "if spi in self._retired:",
            "if False:"),
     Mutant(4, "a restart begins again", "nve/sequence_file.py", "end.resume(start[end.spi],", "end.resume(0,"),
-    Mutant(4, "both directions share a key", "geneve/security/keys.py", "            association.sender.encode(),\n", ""),
+    Mutant(4, "both directions share a key", "geneve/security/keys.py",
+           "            association.sender.encode(),\n", ""),
     Mutant(5, "the window moves before the tag verified", "geneve/security/open.py",
            "        frame = verify(", "        association.window.commit(own.sequence)\n        frame = verify("),
     Mutant(5, "the window never moves", "geneve/security/open.py", "association.window.commit(own.sequence)", "pass"),
@@ -90,7 +91,8 @@ def survives(mutant: Mutant) -> bool:
     """Return whether the tests pass although ``mutant`` is in the source."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "results", ".*_cache", "__pycache__"))
+        ignored = shutil.ignore_patterns(".venv", ".git", "results", ".*_cache", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=ignored)
         path = copy / mutant.file
         text = path.read_text(encoding="utf-8")
         if text.count(mutant.old) < 1:

@@ -37,11 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def small_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     """A started testbed of the small scenario, shared by the tests of one module."""
-    with _testbed("small", tmp_path_factory.mktemp("run")) as testbed:
+    with make_testbed("small", tmp_path_factory.mktemp("run")) as testbed:
         yield testbed
 
 
-def _testbed(name: str, folder: Path) -> Testbed:
+def make_testbed(name: str, folder: Path, framework: str = "auto") -> Testbed:
+    """Return a testbed to start, or skip where none can run."""
     if not sandbox.inside():
         pytest.skip("builds a network and so runs inside the sandbox only; run 'make test'")
-    return Testbed(load_scenario(name), folder)
+    return Testbed(load_scenario(name), folder, framework)
