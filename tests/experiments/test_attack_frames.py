@@ -103,11 +103,8 @@ def test_the_untouched_packet_is_accepted_by_all() -> None:
     assert seen_by_device(secured()) is Outcome.EXPORTED
 
 
-@BOTH_FAMILIES
-@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize(("outer", "checksum"), [(SOURCE, True), (SOURCE, False), ("fd00:6081::1", True)])
 def test_rebuilding_without_a_change_gives_the_same_bytes(outer: str, checksum: bool) -> None:
-    if checksum is False and ":" in outer:
-        pytest.skip("the builder gives IPv6 its checksum")
     frame = plain_frame(open_message(), outer=outer, checksum=checksum)
     assert rebuild(frame, packet_in(frame)) == frame
 
