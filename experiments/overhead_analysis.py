@@ -76,6 +76,7 @@ class OverheadResult:
     paths: list[dict[str, Any]] = field(default_factory=list)
     rtt_samples: dict[Configuration, list[float]] = field(default_factory=dict)
     throughput_samples: dict[Configuration, list[float]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -109,6 +110,14 @@ def analyse(run: Path) -> OverheadResult:
         for entry in by_measure["check_telemetry"]
     ]  # fmt: skip
     _warn_of_missing(entries, result.warnings)
+    for name, found in (
+        ("bytes per packet", any(row["added_bytes"] is not None for row in result.bytes)),
+        ("TCP goodput", any(result.throughput_samples.values())),
+        ("round-trip time", any(result.rtt_samples.values())),
+        ("CPU time", any(row["median"] is not None for row in result.cpu)),
+    ):
+        if not found:
+            result.failures.append(f"overhead: there is not one sample of {name}")
     return result
 
 
@@ -273,6 +282,7 @@ def summary(result: OverheadResult) -> dict[str, Any]:
         "idle": result.idle,
         "paths": result.paths,
         "goodput_full_over_none": _ratios(result.throughput),
+        "failures": result.failures,
         "warnings": result.warnings,
     }
 

@@ -77,7 +77,7 @@ def _overhead_section(root: Path) -> Section:
             Table("overhead-bytes.csv", "Bytes per packet", "Outer minus inner frame length, from captures; "
                   "expected is what the wire format says."),
         ),
-        plots, warnings=result.warnings,
+        plots, result.failures, result.warnings,
     )  # fmt: skip
 
 

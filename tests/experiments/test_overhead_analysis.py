@@ -103,6 +103,19 @@ def test_a_lost_packet_in_the_capture_makes_the_figure_missing(tmp_path: Path) -
     assert any("no bytes per packet" in text for text in result.warnings)
 
 
+@pytest.mark.parametrize(
+    ("measure", "name"),
+    [("bytes", "bytes per packet"), ("tcp", "TCP goodput"), ("rtt", "round-trip time"), ("cpu", "CPU time")],
+)
+def test_a_measure_without_a_single_sample_is_a_failure(tmp_path: Path, measure: str, name: str) -> None:
+    synthetic.overhead(tmp_path)
+    path = tmp_path / "raw" / "overhead" / "samples.jsonl"
+    entries = read_lines(path)
+    gone = {"value": None, "missing": "iperf3: busy"}
+    synthetic.write_lines(path, [{**entry, **gone} if entry["measure"] == measure else entry for entry in entries])
+    assert analyse(tmp_path).failures == [f"overhead: there is not one sample of {name}"]
+
+
 def test_pairing_needs_equal_numbers() -> None:
     with pytest.raises(ValueError, match="2 frames sent, 0 packets"):
         pair_frames([64, 64], [])
