@@ -1,0 +1,47 @@
+"""What the documents say of columns, attacks, verdicts and statuses is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import attacks_analysis, overhead_analysis, results, telemetry_analysis
+from experiments.profiles import PROFILES
+from experiments.registry import EXPERIMENTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TABLES = {
+    **{f"overhead-{name}.csv": columns for name, columns in overhead_analysis.TABLES.items()},
+    "attacks-outcomes.csv": attacks_analysis.OUTCOME_COLUMNS,
+    "attacks-legitimate.csv": attacks_analysis.LEGITIMATE_COLUMNS,
+    "telemetry-path.csv": telemetry_analysis.COLUMNS,
+}
+NAMED_IN_WORDS = {"unit", "attack"}
+"""Columns that need no explanation."""
+
+
+def _quoted(path: str) -> set[str]:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+
+
+@pytest.mark.parametrize("file", sorted(TABLES))
+def test_every_column_is_explained(file: str) -> None:
+    quoted = _quoted("results/README.md")
+    assert file in quoted
+    assert set(TABLES[file]) - quoted - NAMED_IN_WORDS == set()
+
+
+def test_every_status_attack_verdict_and_profile_is_explained() -> None:
+    statuses = {results.COMPLETE, results.FAILED, results.INTERRUPTED, results.RUNNING}
+    assert statuses - _quoted("results/README.md") == set()
+    words = _quoted("docs/experiments.md")
+    assert set(attacks_analysis.ATTACKS) - words == set()
+    assert set(PROFILES) - words == set()
+    text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    for verdict in ("attack succeeded (control)", "resisted", "BROKEN", "INVALID"):
+        assert f"| {verdict} |" in text
+    for name in EXPERIMENTS:
+        assert f"\n## {name.capitalize()}" in text
