@@ -19,8 +19,8 @@ help: ## List the targets
 setup: ## Install what is missing (Debian packages, .venv); quick when nothing is
 	@./setup.sh
 
-experiment: setup ## Run all experiments; PROFILE=quick|paper, SCENARIO=name or file (root)
-	@$(PYTHON_VENV) -m experiments run --profile $(PROFILE) $(if $(SCENARIO),--scenario $(SCENARIO))
+experiment: setup ## Run all experiments; PROFILE=quick (default) or paper (root)
+	@$(PYTHON_VENV) -m experiments run --profile $(PROFILE)
 
 plots: setup ## Draw the plots and tables of results/latest again from its samples (no root)
 	@$(PYTHON_VENV) -m experiments plots results/latest

@@ -143,6 +143,11 @@ class IperfServer:
             raise MeasureError(f"the iperf3 server in {self._node.name} did not start")
         return process
 
+    def await_ready(self) -> None:
+        """Return when it accepts a test: after each one it closes its socket and opens another."""
+        if not wait_for(lambda: listening(self._node.pid, IPERF_PORT), 5):
+            self.restart()
+
     def restart(self) -> None:
         """Start it afresh: a server can stay busy with a test that failed."""
         self.stop()

@@ -233,6 +233,7 @@ class Overhead:
 
     def _tcp(self, configuration: Configuration) -> dict[str, Any]:
         sender, address, receiver = self.endpoints(configuration)
+        self.servers[receiver].await_ready()
         try:
             return tcp_goodput(sender, address, self.context.profile.tcp_seconds)
         except MeasureError:
@@ -284,6 +285,7 @@ class Overhead:
         sender, address, receiver = self.endpoints(configuration)
         profile = self.context.profile
         try:
+            self.servers[receiver].await_ready()
             return udp_load(sender, address, profile.udp_seconds, profile.udp_rate, UDP_PAYLOAD)
         except MeasureError:
             self.servers[receiver].restart()
