@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.context import Context, ExperimentError
+from experiments.profiles import START_SECONDS
 from experiments.programs import Program, python_module
-from experiments.registry import START_SECONDS
 from experiments.samples import read_lines
 from geneve.errors import ConfigError
 from topologies.network import Testbed
 from topologies.plan import Kind
-from topologies.scenario import Scenario, load_scenario, scenario_path
+from topologies.scenario import Scenario
+from topologies.scenario_file import load_scenario, scenario_path
 from transit.device import Outcome
 
 _PASSING = frozenset({Outcome.NOT_GENEVE, Outcome.NOT_ADDRESSED})

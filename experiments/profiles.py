@@ -29,6 +29,9 @@ class Profile:
         return asdict(self)
 
 
+START_SECONDS = 12.0
+"""Expected time to build and start a testbed."""
+
 UDP_PAYLOAD = 1200
 """Bytes of payload of the CPU load's datagrams: fits the tenant MTU of every configuration."""
 

@@ -16,7 +16,7 @@ from experiments import (
     telemetry_analysis,
     telemetry_plots,
 )
-from experiments.profiles import Profile
+from experiments.profiles import START_SECONDS, Profile
 from experiments.report import Section, Table, write_report
 from experiments.results import RunDirectory, write_atomically
 
@@ -120,10 +120,6 @@ def _folder(root: Path, name: str) -> Path:
     path = root / name
     path.mkdir(exist_ok=True)
     return path
-
-
-START_SECONDS = 12.0
-"""Expected time to build and start a testbed."""
 
 
 def _overhead_seconds(profile: Profile) -> float:

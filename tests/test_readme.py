@@ -8,7 +8,7 @@ from pathlib import Path
 from geneve.config import load
 from nve.config import NveConfig
 from topologies.plan import make_plan
-from topologies.scenario import parse_scenario
+from topologies.scenario_file import parse_scenario
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,7 +15,8 @@ from geneve.errors import ConfigError
 from topologies import sandbox
 from topologies.daemon import TestbedError
 from topologies.network import Testbed
-from topologies.scenario import Scenario, load_scenario
+from topologies.scenario import Scenario
+from topologies.scenario_file import load_scenario
 
 
 def hints(scenario: Scenario) -> list[str]:

@@ -11,7 +11,8 @@ from experiments.context import ExperimentError
 from experiments.telemetry_analysis import of_flow, path_counts, path_faults
 from tests.experiments.synthetic import DESTINATION, SOURCE, VNI
 from tests.experiments.synthetic import record as synthetic_record
-from topologies.scenario import Scenario, load_scenario
+from topologies.scenario import Scenario
+from topologies.scenario_file import load_scenario
 
 EXPECTED = ["t2", "t3"]
 

@@ -22,7 +22,7 @@ import pytest
 
 from topologies import sandbox
 from topologies.network import Testbed
-from topologies.scenario import load_scenario
+from topologies.scenario_file import load_scenario
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

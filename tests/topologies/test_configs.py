@@ -22,7 +22,7 @@ from topologies.configs import (
     transit_config,
 )
 from topologies.plan import Kind, Plan, make_plan
-from topologies.scenario import load_scenario, parse_scenario, scenario_names, scenario_path
+from topologies.scenario_file import load_scenario, parse_scenario, scenario_names, scenario_path
 from transit.config import TransitConfig
 
 LAYOUT = Layout(Path("/private"), Path("/kept"))

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from topologies.plan import Kind, Plan, make_plan
-from topologies.scenario import load_scenario, scenario_names
+from topologies.scenario_file import load_scenario, scenario_names
 
 ALL = [pytest.param(name, id=name) for name in scenario_names()]
 

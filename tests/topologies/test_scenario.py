@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from geneve.errors import ConfigError
-from topologies.scenario import load_scenario, parse_scenario, scenario_names, scenario_path
+from topologies.scenario_file import load_scenario, parse_scenario, scenario_names, scenario_path
 
 SMALL = scenario_path("small").read_text()
 

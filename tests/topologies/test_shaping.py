@@ -9,7 +9,7 @@ import pytest
 
 from geneve.errors import ConfigError
 from topologies.plan import Shaping, make_plan
-from topologies.scenario import parse_scenario, scenario_path
+from topologies.scenario_file import parse_scenario, scenario_path
 from topologies.shaping import apply_shaping, shaping_argv
 
 
