@@ -33,12 +33,18 @@ CONTROL_RATE = 0.5
 LEGITIMATE_RATE = 0.95
 """Share of the legitimate messages that must arrive, or a mode's outcome proves nothing."""
 
+LOST_RATE = 0.2
+"""Share of an attack's trials that may be lost (nothing passed after the attack), or its outcome proves nothing."""
+
 SUCCEEDED, RESISTED, BROKEN, INVALID = "attack succeeded (control)", "resisted", "BROKEN", "INVALID"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One attack in one mode. ``sent`` and ``delivered`` count packets; ``drops`` are by node and reason.
+
+    ``trials``, ``sent`` and ``drops`` are of the trials that were not lost. So is ``delivered`` in the control;
+    with protection it counts every success, those in lost trials too.
 
     ``outcomes`` are what the attacked transit device itself made of the frames during the trials, by
     device and outcome; empty for attacks that are not aimed at one.
@@ -169,9 +175,12 @@ def _successes(attack: str, evidence: Evidence, trials: list[dict[str, Any]]) ->
     return _JUDGES[attack](evidence, trials)
 
 
-def _messages(payloads: list[bytes], label: str) -> Counter[bytes]:
+def _messages(payloads: list[bytes], label: str, trials: list[dict[str, Any]]) -> Counter[bytes]:
+    numbers = {trial["trial"] for trial in trials}
     return Counter(
-        payload for payload in payloads if (message := parse_message(payload)) and message.label == label
+        payload
+        for payload in payloads
+        if (message := parse_message(payload)) and message.label == label and message.trial in numbers
     )
 
 
@@ -211,14 +220,14 @@ def _inject(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int,
 
 def _replay(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
     victims = {trial["victim"] for trial in trials}
-    counts = [_messages(evidence.received.get(victim, []), "replay") for victim in victims]
+    counts = [_messages(evidence.received.get(victim, []), "replay", trials) for victim in victims]
     repeats = sum(count - 1 for counter in counts for count in counter.values())
     return sum(len(trial["events"]) for trial in trials), repeats, "second copies that the victim received"
 
 
 def _cross_vni(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
     victims = {trial["victim"] for trial in trials}
-    leaked = sum(len(_messages(evidence.received.get(victim, []), "cross_vni")) for victim in victims)
+    leaked = sum(len(_messages(evidence.received.get(victim, []), "cross_vni", trials)) for victim in victims)
     return sum(len(trial["events"]) for trial in trials), leaked, "red's messages that blue's host received"
 
 
@@ -239,10 +248,25 @@ _JUDGES = {
 
 
 def judge(attack: str, mode: str, evidence: Evidence, legitimate: list[Legitimate]) -> Outcome:
-    """Judge one attack in one mode."""
-    trials = [trial for trial in _trials(evidence, attack) if not trial.get("missing")]
+    """Judge one attack in one mode.
+
+    A trial is lost when nothing passed after it. What was sent in it may not have had its chance, so it leaves
+    the denominator; what succeeded in it has succeeded, so against protection its successes count.
+    """
+    everything = _trials(evidence, attack)
+    trials = [trial for trial in everything if not trial.get("missing")]
     sent, delivered, seen = _successes(attack, evidence, trials)
-    verdict, reason = _verdict(attack, mode, sent, delivered, evidence, legitimate)
+    if mode == PROTECTED:
+        _, delivered, seen = _successes(attack, evidence, everything)
+    lost = len(everything) - len(trials)
+    if mode == PROTECTED and delivered:
+        # Before anything else: no shortcoming of the evidence makes a success undone.
+        within = f"{sent} packets" + (f" and {lost} lost trials" if lost else "")
+        verdict, reason = BROKEN, f"{delivered} successes in {within}, in spite of protection"
+    elif lost > LOST_RATE * len(everything):
+        verdict, reason = INVALID, f"{lost} of {len(everything)} trials were lost, more than {LOST_RATE:.0%}"
+    else:
+        verdict, reason = _verdict(attack, mode, sent, delivered, evidence, legitimate)
     drops: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     for trial in trials:
@@ -272,8 +296,6 @@ def _verdict(
         if delivered < CONTROL_RATE * sent:
             return INVALID, f"without protection only {delivered} of {sent} succeeded: not a valid control"
         return SUCCEEDED, f"{delivered} of {sent} succeeded, as they should without protection"
-    if delivered:
-        return BROKEN, f"{delivered} of {sent} succeeded in spite of protection"
     return RESISTED, f"none of {sent} succeeded"
 
 
@@ -300,7 +322,7 @@ def outcome_rows(result: AttacksResult) -> list[dict[str, Any]]:
     rows = []
     for outcome in result.outcomes:
         low, high = outcome.interval or (None, None)
-        rate = outcome.delivered / outcome.sent if outcome.sent else None
+        rate = min(outcome.delivered, outcome.sent) / outcome.sent if outcome.sent else None
         rows.append({
             "attack": outcome.attack, "mode": outcome.mode, "trials": outcome.trials, "sent": outcome.sent,
             "delivered": outcome.delivered, "rate": rounded(rate), "ci_low": rounded(low),

@@ -105,15 +105,61 @@ def test_forged_records_need_true_ones_beside_them(tmp_path: Path, attack: str) 
     assert (outcome.verdict, outcome.reason) == (INVALID, "the transit device exported no true record either")
 
 
-def test_a_trial_that_could_not_be_done_is_left_out_and_named(tmp_path: Path) -> None:
-    _run(tmp_path, synthetic.ALL_SUCCEED, {})
-    _change_trials(
-        tmp_path, "full",
-        lambda trial: {**trial, "missing": "eve died"} if (trial["attack"], trial["trial"]) == ("inject", 1) else trial,
-    )  # fmt: skip
+def _lose(path: Path, mode: str, attack: str, numbers: set[int]) -> None:
+    def change(trial: dict[str, Any]) -> dict[str, Any]:
+        lost = trial["attack"] == attack and trial["trial"] in numbers
+        return {**trial, "missing": "nothing passed"} if lost else trial
+
+    _change_trials(path, mode, change)
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_few_lost_trials_leave_the_denominator_and_are_named(tmp_path: Path, attack: str, mode: str) -> None:
+    synthetic.attacks(tmp_path, "none", synthetic.ALL_SUCCEED, trials=5)
+    synthetic.attacks(tmp_path, "full", {}, trials=5)
+    _lose(tmp_path, mode, attack, {1})
     result = analyse(tmp_path)
-    assert (_outcome(result, "inject", "full").trials, _outcome(result, "inject", "full").sent) == (2, 20)
-    assert any("inject in mode full: trial lost: eve died" in text for text in result.warnings)
+    outcome = _outcome(result, attack, mode)
+    assert (outcome.trials, outcome.sent) == (4, 40)
+    assert any(f"{attack} in mode {mode}: trial lost: nothing passed" in text for text in result.warnings)
+    if attack != "modify" or mode == "full":  # an altered message does not tell its trial, so more than 40 arrived
+        assert result.failures == []
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_more_lost_trials_invalidate_the_verdict(tmp_path: Path, attack: str, mode: str) -> None:
+    synthetic.attacks(tmp_path, "none", synthetic.ALL_SUCCEED, trials=5)
+    synthetic.attacks(tmp_path, "full", {}, trials=5)
+    _lose(tmp_path, mode, attack, {1, 3})
+    result = analyse(tmp_path)
+    assert (_outcome(result, attack, mode).verdict, _outcome(result, attack, mode).reason) == (
+        INVALID, "2 of 5 trials were lost, more than 20%",
+    )  # fmt: skip
+    assert result.failures
+
+
+@pytest.mark.parametrize("lost", [{1}, {0, 1, 2}])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_attack_that_succeeds_and_breaks_forwarding_is_broken(tmp_path: Path, attack: str, lost: set[int]) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {})
+    synthetic.attacks(tmp_path, "full", {attack: 0.1})
+    _lose(tmp_path, "full", attack, lost)
+    result = analyse(tmp_path)
+    outcome = _outcome(result, attack, "full")
+    assert (outcome.verdict, outcome.delivered, outcome.trials) == (BROKEN, 3, 3 - len(lost))
+    assert f"{len(lost)} lost trials" in outcome.reason
+    assert [text.split()[0] for text in result.failures] == [attack]
+    assert outcome_rows(result)
+
+
+def test_a_success_counts_whatever_else_went_wrong(tmp_path: Path) -> None:
+    _run(tmp_path, synthetic.ALL_SUCCEED, {"inject": 0.1})
+    (tmp_path / "raw" / "attacks" / "full" / "setup.jsonl").unlink()
+    result = analyse(tmp_path)
+    assert _outcome(result, "inject", "full").verdict == BROKEN
+    assert _outcome(result, "sniff", "full").verdict == INVALID
 
 
 def test_an_empty_run_fails_everywhere(tmp_path: Path) -> None:
