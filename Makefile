@@ -1,7 +1,7 @@
 # Everything a user of the testbed runs. `make` alone lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment plots test test-fast lint doctor cli clean clean-results
+.PHONY: help setup experiment plots test test-fast break-invariants lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
 # quick: under ten minutes on two cores; paper: more repeats.
@@ -30,6 +30,9 @@ test: setup ## All tests, the live ones inside the sandbox (root)
 
 test-fast: setup ## The tests that need neither root nor a network
 	@$(PYTHON_VENV) -m pytest -m 'not live' $(PYTEST_ARGS)
+
+break-invariants: setup ## Break each security invariant in a copy and see that the tests notice
+	@$(PYTHON_VENV) -m tests.break_invariants
 
 lint: setup ## Style and types: ruff and mypy
 	@$(PYTHON_VENV) -m ruff check .

@@ -64,7 +64,11 @@ def validate(data: Any, source: str, model: type[M]) -> M:
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected a mapping of keys to values, found {_kind(data)}.")
     try:
-        return model.model_validate_json(json.dumps(data, default=str))
+        text = json.dumps(data, default=str)
+    except (TypeError, ValueError, RecursionError):
+        raise ConfigError(f"{source}: expected plain texts as keys, and no part that contains itself.") from None
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         raise ConfigError(f"{source}: {_sentence(dict(faults[0]), len(faults) - 1)}") from None

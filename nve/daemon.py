@@ -22,7 +22,7 @@ from nve.control import make_agent
 from nve.dataplane import Dataplane
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
-from nve.tap import TenantBridge
+from nve.tap import LinkError, TenantBridge
 from nve.underlay import UnderlaySockets
 
 BATCH = 64
@@ -46,6 +46,7 @@ class NveDaemon:
         self._ready = False
         self._dataplane = Dataplane(config.name, secrets.token_bytes(32), config.dscp)
         self._bridges: dict[int, TenantBridge] = {}
+        self._mtus: dict[int, int] = {}
         self._control: ControlAgent | None = None
         self._selector = selectors.DefaultSelector()
         with contextlib.ExitStack() as opened:
@@ -54,7 +55,6 @@ class NveDaemon:
                 config.underlay.address,
                 config.underlay.port,
                 config.underlay.source_ports,
-                config.underlay.mtu,
             )
             opened.callback(self._underlay.close)
             for local in config.vnis:
@@ -83,9 +83,20 @@ class NveDaemon:
             raise ConfigError(f"the state has VNI {min(unserved)}, for which the configuration has no ports.")
         self._dataplane.apply(state)
         for vni in state.vnis:
-            self._bridges[vni.vni].set_mtu(vni.mtu)
+            self._set_mtu(vni.vni, vni.mtu)
         self._ready = True
         log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
+
+    def _set_mtu(self, vni: int, mtu: int) -> None:
+        if self._mtus.get(vni) == mtu:
+            return
+        self._mtus[vni] = mtu
+        try:
+            self._bridges[vni].set_mtu(mtu)
+        except LinkError as error:
+            # One tenant's interface may be gone; that is no reason to leave the others without service.
+            log.error("VNI %d: the MTU is not set everywhere: %s", vni, error)
+            self._dataplane.counters["mtu_not_set"] += 1
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -118,7 +129,14 @@ class NveDaemon:
 
     def _from_tenants(self, vni: int) -> None:
         bridge = self._bridges[vni]
-        result = self._dataplane.from_tenants(vni, bridge.tap.read(BATCH))
+        try:
+            frames = bridge.tap.read(BATCH)
+        except LinkError as error:
+            log.error("VNI %d is no longer served: %s", vni, error)
+            self._dataplane.counters["tap_gone"] += 1
+            self._selector.unregister(bridge.tap.fd)
+            return
+        result = self._dataplane.from_tenants(vni, frames)
         for reply in result.replies:
             if not bridge.tap.write(reply):
                 self._dataplane.counters["tap_write_failed"] += 1

@@ -23,7 +23,7 @@ from geneve.security.association import InboundAssociation, OutboundAssociation,
 from geneve.security.open import Opened, PacketOpener
 from geneve.security.seal import PacketSealer
 from geneve.security.store import AssociationStore
-from geneve.telemetry import build_telemetry
+from geneve.telemetry import TELEMETRY_OPTION_SIZE, build_telemetry
 from nve import neighbours
 from nve.tables import Peer, VirtualNetwork, build_tables
 
@@ -83,6 +83,7 @@ class Dataplane:
         """Take over a state as a whole; ConfigError leaves the previous one in force."""
         if state.node != self.name:
             raise ConfigError(f"the state is for node {state.node!r}, this is {self.name!r}.")
+        self._check_ends(state)
         profiles = {profile.name: profile for profile in state.profiles}
         networks = build_tables(state)
         policy = Policy(state.policy, state.profiles)
@@ -97,6 +98,21 @@ class Dataplane:
         self._outbound.commit(outbound)
         self._inbound.commit(inbound)
         self._applied = _Applied(networks, policy, opener, sealers)
+
+    def _check_ends(self, state: NodeState) -> None:
+        """Refuse a key that is not this node's to use: two senders under one key would repeat nonces."""
+        for association in state.outbound:
+            if association.sender != self.name:
+                raise ConfigError(
+                    f"outbound association {association.spi:#010x} has the sender {association.sender!r}; "
+                    f"expected {self.name!r}."
+                )
+        for association in state.inbound:
+            if association.audience != self.name or association.sender == self.name:
+                raise ConfigError(
+                    f"inbound association {association.spi:#010x} is from {association.sender!r} to "
+                    f"{association.audience!r}; expected one from another node to {self.name!r}."
+                )
 
     def outbound_associations(self) -> list[OutboundAssociation]:
         """Return the associations this NVE seals with."""
@@ -157,7 +173,7 @@ class Dataplane:
         peers: Sequence[Peer],
         result: Outbound,
     ) -> DropReason | None:
-        label = self._flow_label(inner)
+        label = self._flow_label(network.vni, inner)
         traffic_class = ecn.outer_traffic_class(inner, self._dscp)
         reason: DropReason | None = None
         for peer in peers:
@@ -180,8 +196,9 @@ class Dataplane:
             result.datagrams.append(Datagram(peer.address, packet, traffic_class, label))
         return reason
 
-    def _flow_label(self, inner: InnerFrame) -> int:
-        digest = hashlib.blake2s(inner.flow, digest_size=4, key=self._flow_secret).digest()
+    def _flow_label(self, vni: int, inner: InnerFrame) -> int:
+        # With the VNI: two tenants that use the same addresses must not show by the same label.
+        digest = hashlib.blake2s(vni.to_bytes(4, "big") + inner.flow, digest_size=4, key=self._flow_secret).digest()
         return int.from_bytes(digest, "big")
 
     def from_underlay(self, packets: Iterable[Received]) -> list[tuple[int, bytes]]:
@@ -214,7 +231,7 @@ class Dataplane:
         except ParseError:
             return DropReason.MALFORMED_INNER
         association = opened.association
-        if association is not None and not network.owns(association.sender, inner.source, inner.source_ip):
+        if association is not None and not network.authorises(association.sender, inner):
             return DropReason.UNAUTHORISED_SOURCE
         frame = ecn.decapsulate(opened.frame, inner, packet.traffic_class)
         return DropReason.ECN if frame is None else (vni, frame)
@@ -263,7 +280,9 @@ def _make_sealers(
             continue
         path = network.peers[end.audience].transit if network.telemetry else ()
         on_path = [transit[end.vni, device] for device in path if (end.vni, device) in transit]
-        sealers[end.vni, end.audience] = PacketSealer(end.vni, end, on_path)
+        sealer = PacketSealer(end.vni, end, on_path)
+        sealer.check_room(TELEMETRY_OPTION_SIZE if network.telemetry else 0)
+        sealers[end.vni, end.audience] = sealer
     return sealers
 
 

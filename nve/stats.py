@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from typing import Any
 
 from geneve.errors import ConfigError
@@ -20,12 +21,14 @@ class StatsSocket:
         previous = os.umask(0o177)
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    os.unlink(path)
             self._socket.bind(path)
             self._socket.listen(16)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._socket.close()
-            raise ConfigError(f"key 'stats': cannot listen on {path} ({error.strerror or error}).") from None
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ConfigError(f"key 'stats': cannot listen on {path!r} ({reason}); choose another path.") from None
         finally:
             os.umask(previous)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from geneve.control.state import NodeState
 from geneve.errors import ConfigError
+from geneve.inner import InnerFrame
 
 _UNSPECIFIED = frozenset({bytes(4), bytes(16)})
 
@@ -40,8 +41,15 @@ class VirtualNetwork:
     _free_ip: set[bytes] = field(default_factory=set)
     """MACs whose mapping names no IP addresses, so that none can be checked."""
 
+    def authorises(self, nve: str, inner: InnerFrame) -> bool:
+        """Return whether ``nve`` may send a frame that claims what ``inner`` claims (design invariant 9).
+
+        A frame that could not be read to the end may claim anything, and is not authorised.
+        """
+        return inner.readable and all(self.owns(nve, mac, ip) for mac, ip in inner.claims)
+
     def owns(self, nve: str, source_mac: bytes, source_ip: bytes) -> bool:
-        """Return whether ``nve`` may send frames with these inner source addresses (design invariant 9).
+        """Return whether these addresses are behind ``nve``.
 
         The MAC must be mapped to the NVE, and so must the IP address if the frame has one. The
         unspecified address and IPv6 link-local addresses carry no claim about a location.

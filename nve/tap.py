@@ -55,7 +55,7 @@ class Tap:
         self._size = mtu + _FRAME_ROOM
 
     def read(self, limit: int) -> list[bytes]:
-        """Return up to ``limit`` frames that are waiting."""
+        """Return up to ``limit`` frames that are waiting; LinkError when somebody removed the interface."""
         frames: list[bytes] = []
         try:
             while len(frames) < limit:
@@ -63,7 +63,9 @@ class Tap:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno not in (errno.EIO, errno.EBADFD):  # the interface is down
+            if error.errno == errno.EBADFD:
+                raise LinkError(f"the interface {self.name} is gone.") from None
+            if error.errno != errno.EIO:  # the interface is down
                 raise
         return frames
 
@@ -122,10 +124,16 @@ class TenantBridge:
             raise
 
     def set_mtu(self, mtu: int) -> None:
-        """Set the MTU, in bytes, of the TAP, the ports and the bridge."""
+        """Set the MTU, in bytes, of the TAP, the ports and the bridge; LinkError names one that cannot be set."""
         self.tap.set_mtu(mtu)
+        failures = []
         for interface in (*self.ports, self.name):
-            ip("link", "set", interface, "mtu", str(mtu))
+            try:
+                ip("link", "set", interface, "mtu", str(mtu))
+            except LinkError as error:
+                failures.append(str(error))
+        if failures:
+            raise LinkError(" ".join(failures))
 
     def close(self) -> None:
         """Remove the bridge and the TAP; the tenants' ports stay."""

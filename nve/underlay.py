@@ -34,10 +34,12 @@ class UnderlayError(Exception):
 class UnderlaySockets:
     """Receives on ``address``:``port``; sends from ``source_ports`` ports of the same address."""
 
-    def __init__(self, address: str, port: int, source_ports: int, mtu: int) -> None:
+    def __init__(self, address: str, port: int, source_ports: int) -> None:
         self._ipv6 = ipaddress.ip_address(address).version == 6
         self._port = port
-        self._mtu = mtu
+        # A datagram may be larger than the MTU: a foreign endpoint may fragment what it sends.
+        self._buffer = bytearray(65535)
+        self._view = memoryview(self._buffer)
         self._senders: list[socket.socket] = []
         family = socket.AF_INET6 if self._ipv6 else socket.AF_INET
         try:
@@ -83,10 +85,11 @@ class UnderlaySockets:
     def receive(self, limit: int) -> list[Received]:
         """Return up to ``limit`` datagrams that are waiting."""
         packets: list[Received] = []
-        size = self._mtu
+        buffers, view = [self._buffer], self._view
         try:
             while len(packets) < limit:
-                payload, control, _, peer = self.receiver.recvmsg(size, _CONTROL_SPACE)
+                size, control, _, peer = self.receiver.recvmsg_into(buffers, _CONTROL_SPACE)
+                payload = bytes(view[:size])
                 packets.append(Received(payload, packed_address(peer[0].partition("%")[0]), _traffic_class(control)))
         except BlockingIOError:
             pass

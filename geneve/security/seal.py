@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from geneve.control.state import AssociationRole
-from geneve.header import BASE_HEADER_SIZE, BaseHeader
+from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE, BaseHeader
 from geneve.option import OPTION_HEADER_SIZE, parse_options
 from geneve.security.aad import AadPlan
 from geneve.security.association import OutboundAssociation
@@ -50,6 +50,15 @@ class PacketSealer:
         self.egress = egress
         self.transit = tuple(transit)
         self._layouts: dict[tuple[bytes, ...], _Layout] = {}
+
+    def check_room(self, clear_size: int) -> None:
+        """Raise ValueError when the security options leave less than ``clear_size`` bytes for clear ones."""
+        size = clear_size + (len(self.transit) + 1) * SECURITY_OPTION_SIZE
+        if size > MAX_OPTIONS_SIZE:
+            raise ValueError(
+                f"{len(self.transit)} transit devices on the path need {size} bytes of options, and a packet "
+                f"has room for {MAX_OPTIONS_SIZE}"
+            )
 
     def seal(self, items: Iterable[tuple[bytes, Sequence[bytes]]]) -> list[bytes]:
         """Return one Geneve packet for each ``(inner frame, clear options)``, in order.

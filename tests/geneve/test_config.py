@@ -37,6 +37,8 @@ BASE = "node: nve1\nrole: nve\n"
         ("a: [", ["line 1", "YAML"]),
         ("{[1]: 2}", ["line 1"]),
         ("", ["mapping", "nothing"]),
+        ("a: &a [*a]", ["contains itself"]),
+        ("2020-01-01: x", ["keys"]),
     ],
 )
 def test_bad_input_gives_one_sentence_with_file_and_key(text, words):

@@ -32,7 +32,7 @@ def test_addresses_and_flow_are_found_behind_tags(version, tags):
     plain = udp_frame(version=version, tos=0xB9)
     inner = parse_inner(plain[:12] + tags + plain[12:])
     assert inner.traffic_class == 0xB9
-    assert inner.source_ip == (bytes([10, 0, 0, 1]) if version == 4 else bytes.fromhex("fd000010" + 23 * "0" + "1"))
+    assert inner.claims[0][1] == (bytes([10, 0, 0, 1]) if version == 4 else bytes.fromhex("fd000010" + 23 * "0" + "1"))
     assert b"\x0f\xa0\x13\x88" in inner.flow, "ports 4000 and 5000"
 
 
@@ -48,7 +48,7 @@ def test_a_damaged_ip_header_leaves_a_frame_without_addresses():
     frame = bytearray(udp_frame())
     frame[14] = 0x65
     inner = parse_inner(bytes(frame))
-    assert (inner.source_ip, inner.traffic_class) == (b"", None)
+    assert (inner.claims[0][1], inner.readable, inner.traffic_class) == (b"", False, None)
 
 
 # RFC 6040, figure 4: rows are the inner field, columns the outer one: Not-ECT, ECT(0), ECT(1), CE.

@@ -11,6 +11,7 @@ from geneve.security.association import HARD_LIMIT, OutboundAssociation
 from nve import sequence_file
 from nve.__main__ import main
 from nve.config import load_config
+from nve.stats import StatsSocket
 from tests.support import FULL, association, node_state
 
 
@@ -132,3 +133,19 @@ def test_a_used_up_association_needs_a_new_key(tmp_path):
     path.write_text(json.dumps({"1000": HARD_LIMIT - 5}))
     with pytest.raises(ConfigError, match="new SPI"):
         sequence_file.reserve(path, [end()])
+
+
+@pytest.mark.parametrize("path", ["nul\0inside", "x" * 300])
+def test_a_stats_path_that_cannot_be_is_one_sentence(path):
+    with pytest.raises(ConfigError, match="stats"):
+        StatsSocket(path)
+
+
+def test_the_stats_socket_replaces_a_dead_one_and_nothing_else(tmp_path):
+    path = tmp_path / "stats.sock"
+    StatsSocket(str(path))._socket.close()
+    StatsSocket(str(path)).close()
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="stats"):
+        StatsSocket(str(path))
+    assert path.read_text() == "precious"

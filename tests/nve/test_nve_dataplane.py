@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from tests.support import (
     ADDRESSES,
     CLEAR,
     FULL,
+    IPS,
     MACS,
     association,
     checksum,
@@ -238,6 +242,107 @@ def test_arp_senders_are_checked_too():  # invariant 9
     (own, _), (foreign, _) = (send(one, arp(ip)) for ip in (1, 3))
     assert len(two.from_underlay([own[1]])) == 1
     assert only_drop(receive(foreign[1].payload, at=two)) is DropReason.UNAUTHORISED_SOURCE
+
+
+def from_nve1(ethertype: bytes, body: bytes, destination: bytes = mac(MACS["nve2"])) -> bytes:
+    return destination + mac(MACS["nve1"]) + ethertype + body
+
+
+def ip6(payload: bytes, source: str, next_header: int = 58, destination: str = "ff02::1") -> bytes:
+    packed = [ipaddress.ip_address(address).packed for address in (source, destination)]
+    return struct.pack("!IHBB", 6 << 28, len(payload), next_header, 255) + packed[0] + packed[1] + payload
+
+
+def advertisement(target: str, link_layer: str) -> bytes:
+    return bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ipaddress.ip_address(target).packed + b"\x02\x01" + mac(link_layer)
+
+
+def arp_of(hardware: int, sender_mac: str, sender_ip: int) -> bytes:
+    return (struct.pack("!HHBBH", hardware, 0x0800, 6, 4, 1) + mac(sender_mac) + bytes([10, 0, 0, sender_ip])
+            + bytes(6) + bytes([10, 0, 0, 2]))  # fmt: skip
+
+
+OWN6, FOREIGN6 = IPS["nve1"][1], IPS["nve3"][1]
+VLAN0 = b"\x81\x00\x00\x00"
+FOREIGN_IPV4 = udp_frame()[14:26] + bytes([10, 0, 0, 3]) + udp_frame()[30:]
+
+SPOOFS = {
+    "ARP of another hardware type": from_nve1(b"\x08\x06", arp_of(6, MACS["nve1"], 3)),
+    "ARP for another's MAC": from_nve1(b"\x08\x06", arp_of(1, MACS["nve3"], 1)),
+    "ARP cut short": from_nve1(b"\x08\x06", arp_of(1, MACS["nve1"], 1)[:20]),
+    "IPv4 behind three tags": from_nve1(VLAN0 * 3 + b"\x08\x00", FOREIGN_IPV4),
+    "IPv4 behind one tag": from_nve1(VLAN0 + b"\x08\x00", FOREIGN_IPV4),
+    "IPv4 cut short": from_nve1(b"\x08\x00", FOREIGN_IPV4[:19]),
+    "advertisement for another": from_nve1(b"\x86\xdd", ip6(advertisement(FOREIGN6, MACS["nve1"]), OWN6)),
+    "advertisement from a link-local address": from_nve1(
+        b"\x86\xdd", ip6(advertisement(FOREIGN6, MACS["nve1"]), "fe80::1")
+    ),
+    "advertisement behind an extension header": from_nve1(
+        b"\x86\xdd", ip6(bytes([58, 0, 1, 4, 0, 0, 0, 0]) + advertisement(FOREIGN6, MACS["nve1"]), OWN6, 0)
+    ),
+    "advertisement of another's MAC": from_nve1(b"\x86\xdd", ip6(advertisement(OWN6, MACS["nve3"]), OWN6)),
+    "solicitation that tells another's MAC": from_nve1(
+        b"\x86\xdd", ip6(bytes([135]) + bytes(7) + bytes(16) + b"\x01\x01" + mac(MACS["nve3"]), OWN6)
+    ),
+    "neighbour option of no length": from_nve1(
+        b"\x86\xdd", ip6(advertisement(OWN6, MACS["nve1"])[:24] + bytes(8), OWN6)
+    ),
+    "extension headers without end": from_nve1(b"\x86\xdd", ip6(bytes(8) * 9, OWN6, 0)),
+}
+
+
+@pytest.mark.parametrize("frame", SPOOFS.values(), ids=SPOOFS)
+def test_no_form_of_a_frame_speaks_for_somebody_elses_tenant(frame):  # invariant 9
+    ((_, packet), *_) = send(nve("nve1"), frame)
+    two = nve("nve2")
+    assert two.from_underlay([packet]) == []
+    assert only_drop(two) is DropReason.UNAUTHORISED_SOURCE
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        from_nve1(b"\x08\x06", arp_of(1, MACS["nve1"], 1)),
+        from_nve1(b"\x86\xdd", ip6(advertisement(OWN6, MACS["nve1"]), OWN6)),
+        from_nve1(b"\x86\xdd", ip6(advertisement("fe80::1", MACS["nve1"]), "fe80::1")),
+        from_nve1(b"\x86\xdd", ip6(bytes([128]) + bytes(7), OWN6)),
+        from_nve1(VLAN0 * 2 + b"\x08\x00", udp_frame()[14:]),
+        from_nve1(b"\x88\xb5", b"any other protocol"),
+    ],
+    ids=["ARP", "advertisement", "link-local advertisement", "echo", "two tags", "not IP"],
+)
+def test_the_true_forms_pass(frame):
+    ((_, packet), *_) = send(nve("nve1"), frame)
+    assert nve("nve2").from_underlay([packet]) == [(100, frame)]
+
+
+@pytest.mark.parametrize(
+    ("direction", "item"),
+    [
+        ("outbound", {"sender": "nve3", "audience": "nve2"}),
+        ("inbound", {"sender": "nve2", "audience": "nve3"}),
+        ("inbound", {"sender": "nve1", "audience": "nve1"}),
+    ],
+)
+def test_keys_of_other_nodes_are_refused(direction, item):  # invariant 4
+    state = node_state("nve1")
+    foreign = association(9999, **item)
+    with pytest.raises(ConfigError, match="0x0000270f"):
+        Dataplane("nve1", FLOW_SECRET).apply(state.model_copy(update={direction: (foreign,)}))
+
+
+def test_more_transit_devices_than_a_packet_has_room_for_are_refused_with_the_state():
+    devices = tuple(f"t{n}" for n in range(1, 9))
+    with pytest.raises(ConfigError, match="252"):
+        nve("nve1", telemetry=True, transit=devices)
+    six = nve("nve1", telemetry=True, transit=devices[:6])
+    assert len(send(six, udp_frame())) == 1
+
+
+def test_tenants_with_the_same_addresses_do_not_show_by_the_same_label():
+    one = nve("nve1", vnis=(100, 200))
+    first, second = (one.from_tenants(vni, [udp_frame()]).datagrams[0].entropy for vni in (100, 200))
+    assert first != second
 
 
 def test_congestion_that_cannot_be_told_to_the_tenant_is_a_drop():
