@@ -36,10 +36,18 @@ from topologies.configs import (
     pki_argv,
 )
 from topologies.daemon import Daemon, TestbedError, stop_all, wait_for
-from topologies.nodes import NodeHandle, bridge_as_wire, configure_ends, quiet_ipv6
+from topologies.nodes import (
+    NodeHandle,
+    bridge_as_wire,
+    close_management,
+    configure_ends,
+    forward_nothing,
+    quiet_ipv6,
+)
 from topologies.ovs import KERNEL, USERSPACE, BridgeSpec, PrivateOvs
 from topologies.plan import (
     MANAGEMENT_INTERFACES,
+    MANAGEMENT_NETWORK,
     MANAGEMENT_NVA,
     MANAGEMENT_PREFIX,
     MANAGEMENT_SANDBOX,
@@ -189,6 +197,8 @@ class Testbed:
             for name in self.plan.kinds
         }
         self._each(lambda name: quiet_ipv6(self._handles[name]), hosts)
+        # Switches share the sandbox's own namespace, where each of their ports is an interface of the kernel's.
+        self._each(lambda name: forward_nothing(self._handles[name]), [*hosts, *self.plan.nodes(Kind.SWITCH)[:1]])
         for wire in self.plan.wires:
             self._add_wire(net, wire.first.node, wire.second.node, wire.first, wire.second)
         self._each(self._configure_node, self.plan.kinds)
@@ -234,6 +244,8 @@ class Testbed:
     def _management_link(self) -> None:
         ours, theirs = MANAGEMENT_INTERFACES
         nva = self._handles[NVA_NAME]
+        for end in self.plan.ends(NVA_NAME):
+            close_management(nva, end.interface, MANAGEMENT_NETWORK)
         add = ["ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", str(nva.pid)]
         _root(add)
         _root(["ip", "address", "add", f"{MANAGEMENT_SANDBOX}/{MANAGEMENT_PREFIX}", "dev", ours])

@@ -24,6 +24,9 @@ _RECORDED_OFFLOADS = (
 BRIDGE_LLDP_MASK = 0x4000
 """A Linux bridge swallows link-local group frames; this bit lets LLDP through, as on a plain wire."""
 
+FORWARD_NOTHING = {"net.ipv4.ip_forward": 0, "net.ipv6.conf.all.forwarding": 0}
+"""Sysctls of a network namespace that is no router."""
+
 _SETUP_TIMEOUT = 20.0
 
 
@@ -108,6 +111,27 @@ class NodeHandle:
 def quiet_ipv6(node: NodeHandle) -> None:
     """Let no interface of the node speak IPv6 of its own accord, present and future ones."""
     node.sysctl({f"net.ipv6.conf.{scope}.disable_ipv6": 1 for scope in ("all", "default")})
+
+
+def forward_nothing(node: NodeHandle) -> None:
+    """Let the node hand on no IP packet: a new namespace takes the host's setting, and a host may be a router."""
+    node.sysctl(FORWARD_NOTHING)
+
+
+def close_management(node: NodeHandle, underlay: str, management: str) -> None:
+    """Let what comes in on the interface ``underlay`` not reach addresses of the network ``management``.
+
+    Linux takes a packet for any of its addresses on any interface. So the rule comes before the look-up of
+    local addresses, which is moved to make room; both places are filled in between, and nothing is cut off.
+    It is one of IPv4, whatever the underlay speaks: an attacker chooses its own addresses.
+    """
+    node.ip(
+        [
+            "rule add pref 10 lookup local",
+            f"rule add pref 5 iif {underlay} to {management} prohibit",
+            "rule del pref 0",
+        ]
+    )
 
 
 def configure_ends(node: NodeHandle, ends: Sequence[tuple[End, int]]) -> None:

@@ -25,6 +25,8 @@ MANAGEMENT_SANDBOX = "10.255.0.1"
 """The sandbox's own end of the management link, where the switches' OpenFlow connections come from."""
 MANAGEMENT_NVA = "10.255.0.2"
 """The NVA's end of the management link: OpenFlow and REST listen there."""
+MANAGEMENT_NETWORK = "10.255.0.0/30"
+"""Both; nothing that comes from the underlay may reach it."""
 MANAGEMENT_INTERFACES = ("mgmt-sandbox", "mgmt-nva")
 
 _IPV4_PREFIX = 16
