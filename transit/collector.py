@@ -14,8 +14,9 @@ import select
 import socket
 import sys
 import time
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from geneve.errors import ConfigError, ParseError
 from transit.records import MAX_RECORDS_SIZE, parse_records
@@ -29,20 +30,35 @@ BATCH = 256
 MAX_FILE_SIZE = 1024 * 1024 * 1024
 """Bytes after which records are counted and no longer written, unless said otherwise."""
 
+_LINE = 4096
+"""Bytes that no record's line exceeds."""
+
+Output = FileIO | BytesIO
+
 log = logging.getLogger("transit.collector")
 
 
 class RecordFile:
-    """Checks datagrams and appends their records to ``output``, up to ``max_bytes`` in the file."""
+    """Checks datagrams and appends their records to ``output``, up to ``max_bytes`` in the file.
 
-    def __init__(self, output: BinaryIO, max_bytes: int = MAX_FILE_SIZE) -> None:
+    ``output`` is open for appending, readable, and not buffered, so that what it took is in the file. The file
+    holds whole lines only: half of one, left by a full disk or by a process that was killed, is cut off.
+    """
+
+    def __init__(self, output: Output, max_bytes: int = MAX_FILE_SIZE) -> None:
         self._output = output
-        self._left = max_bytes - output.tell()
-        self.counters = {"datagrams": 0, "records": 0, "malformed": 0, "discarded": 0}
+        self._max = max_bytes
+        self._full = False
+        self._torn = False
+        self._size = _end_of_lines(output)
+        if self._size != output.seek(0, os.SEEK_END):
+            self._cut()
+        self.counters = {"datagrams": 0, "records": 0, "malformed": 0, "discarded": 0, "write_failed": 0}
 
     def take(self, datagrams: list[bytes]) -> None:
-        """Append the records of ``datagrams`` and flush; bad datagrams and a full file are only counted."""
+        """Append the records of ``datagrams``; bad datagrams, a full file and a full disk are only counted."""
         lines: list[bytes] = []
+        size = self._size
         for datagram in datagrams:
             self.counters["datagrams"] += 1
             try:
@@ -52,16 +68,53 @@ class RecordFile:
                 continue
             for record in records:
                 line = record.model_dump_json().encode() + b"\n"
-                if len(line) > self._left:
-                    self._left = 0  # nothing shorter may follow: the file ends at one point in time
+                if self._full or size + len(line) > self._max:
+                    self._full = True  # nothing shorter may follow: the file ends at one point in time
                     self.counters["discarded"] += 1
                     continue
-                self._left -= len(line)
-                self.counters["records"] += 1
+                size += len(line)
                 lines.append(line)
         if lines:
-            self._output.write(b"".join(lines))
-            self._output.flush()
+            written = self._append(b"".join(lines))
+            self.counters["records" if written else "write_failed"] += len(lines)
+
+    def _append(self, data: bytes) -> bool:
+        """Append all of ``data`` or nothing."""
+        if self._torn and not self._cut():
+            return False
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._output.write(left) or 0 :]
+        except OSError as error:
+            if not self.counters["write_failed"]:
+                log.error("records are lost: the file cannot be written (%s)", error.strerror)
+            self._cut()
+            return False
+        self._size += len(data)
+        return True
+
+    def _cut(self) -> bool:
+        """Take what is behind the last whole line off the file; when that fails, it is tried before the next write."""
+        try:
+            self._output.truncate(self._size)
+            self._output.seek(self._size)
+        except OSError:
+            self._torn = True
+        else:
+            self._torn = False
+        return not self._torn
+
+
+def _end_of_lines(output: Output) -> int:
+    """Return where the last whole line of ``output`` ends; ConfigError when more follows than part of a record."""
+    end = output.seek(0, os.SEEK_END)
+    start = max(0, end - _LINE)
+    output.seek(start)
+    newline = (output.read(end - start) or b"").rfind(b"\n")
+    if newline < 0 and start:
+        raise ConfigError("--output: the file does not hold lines of records; choose another.")
+    return start + newline + 1
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -94,6 +147,14 @@ def _open_socket(listen: str) -> socket.socket:
     return opened
 
 
+def _open_file(output: Path, max_bytes: int) -> tuple[FileIO, RecordFile]:
+    try:
+        file = FileIO(output, "a+")
+        return file, RecordFile(file, max_bytes)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written ({error.strerror}).") from None
+
+
 def _receive(source: socket.socket) -> list[bytes]:
     datagrams: list[bytes] = []
     try:
@@ -110,13 +171,9 @@ def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> No
     stop = StopSignal()
     started = time.monotonic()
     with _open_socket(listen) as source:
-        try:
-            file = output.open("ab")
-        except OSError as error:
-            raise ConfigError(f"--output {output}: cannot be written ({error.strerror}).") from None
-        stats = StatsSocket(stats_path) if stats_path else None
+        file, records = _open_file(output, max_bytes)
         with file:
-            records = RecordFile(file, max_bytes)
+            stats = StatsSocket(stats_path) if stats_path else None
             poller = select.epoll()
             poller.register(source, select.EPOLLIN)
             poller.register(stop, select.EPOLLIN)
@@ -139,7 +196,7 @@ def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> No
 
 
 def _document(records: RecordFile, started: float) -> dict[str, Any]:
-    drops = {name: records.counters[name] for name in ("malformed", "discarded")}
+    drops = {name: records.counters[name] for name in ("malformed", "discarded", "write_failed")}
     return {
         "name": "collector",
         "role": "collector",

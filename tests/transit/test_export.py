@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from contextlib import suppress
@@ -128,6 +129,26 @@ HOSTILE: list[bytes] = [
 ]  # fmt: skip
 
 
+class Disk(io.BytesIO):
+    """A file on a disk with ``space`` bytes; what does not fit is written in part, as a kernel does."""
+
+    def __init__(self, space: int, truncates: bool = True) -> None:
+        super().__init__()
+        self.space = space
+        self.truncates = truncates
+
+    def write(self, data: Any, /) -> int:
+        room = self.space - self.tell()
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(bytes(data[:room]))
+
+    def truncate(self, size: int | None = None, /) -> int:
+        if not self.truncates:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().truncate(size)
+
+
 class TestCollector:
     def test_writes_one_line_for_each_record(self) -> None:
         file = io.BytesIO()
@@ -142,7 +163,7 @@ class TestCollector:
         file = io.BytesIO()
         records = RecordFile(file)
         records.take([datagram, b"[" + record() + b"]"])
-        assert records.counters == {"datagrams": 2, "records": 1, "malformed": 1, "discarded": 0}
+        assert records.counters == {"datagrams": 2, "records": 1, "malformed": 1, "discarded": 0, "write_failed": 0}
         assert len(file.getvalue().splitlines()) == 1
 
     @given(st.binary(max_size=200))
@@ -162,6 +183,44 @@ class TestCollector:
         records.take([b"[" + record() + b"]"] * 5)
         assert len(file.getvalue()) == 2 * line
         assert (records.counters["records"], records.counters["discarded"]) == (2, 3)
+
+    def test_full_disk_loses_records_and_nothing_else(self) -> None:
+        datagram = b"[" + record() + b"]"
+        line = len(record()) + 1
+        file = Disk(space=2 * line + 10)
+        records = RecordFile(file)
+        for _ in range(4):
+            records.take([datagram])
+        assert (records.counters["records"], records.counters["write_failed"]) == (2, 2)
+        assert file.getvalue() == (record() + b"\n") * 2, "no half line stays"
+        file.space = 10 * line
+        records.take([datagram])
+        assert file.getvalue() == (record() + b"\n") * 3
+
+    def test_half_a_line_that_cannot_be_cut_off_yet_is_cut_off_before_the_next(self) -> None:
+        line = len(record()) + 1
+        file = Disk(space=line + 10, truncates=False)
+        records = RecordFile(file)
+        for _ in range(3):
+            records.take([b"[" + record() + b"]"])
+        file.space = 10 * line
+        records.take([b"[" + record() + b"]"])
+        assert (records.counters["records"], records.counters["write_failed"]) == (1, 3)
+        file.truncates = True
+        records.take([b"[" + record() + b"]"])
+        assert file.getvalue() == (record() + b"\n") * 2
+
+    @pytest.mark.parametrize("found", [b"", b"{}\n", b"{}\n" + b"x" * 1400, b"half a line"])
+    def test_half_a_line_of_a_killed_process_is_cut_off(self, found: bytes) -> None:
+        file = io.BytesIO(found)
+        RecordFile(file).take([b"[" + record() + b"]"])
+        assert file.getvalue() == (b"{}\n" if b"\n" in found else b"") + record() + b"\n"
+
+    def test_a_file_of_something_else_is_left_alone(self) -> None:
+        file = io.BytesIO(b"x" * 70_000)
+        with pytest.raises(ConfigError, match="choose another"):
+            RecordFile(file)
+        assert file.getvalue() == b"x" * 70_000
 
     @pytest.mark.parametrize(
         ("text", "expected"),
