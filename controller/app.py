@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
+from dataclasses import dataclass
 from typing import Any
 
 from controller import openflow
@@ -14,7 +16,15 @@ from controller.underlay import Clear, Command, Emit, PacketIn, PortStatus, Swit
 MAX_WAITING = 10000
 """Messages that wait for one switch at most; one that does not read is cut off."""
 
+PROBE_TIMEOUT = 5.0
+"""Seconds in which a switch must answer an echo request when somebody else connects in its name."""
+
 log = logging.getLogger("controller")
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Ask a switch for a sign of life."""
 
 
 class SwitchWriter:
@@ -22,10 +32,31 @@ class SwitchWriter:
 
     def __init__(self, framework: Framework, datapath: Any) -> None:
         self.datapath = datapath
-        self._queue: queue.Queue[Command | None] = queue.Queue(MAX_WAITING)
-        framework.spawn(self._run)
+        self._spawn = framework.spawn
+        self._queue: queue.Queue[Command | Echo | None] = queue.Queue(MAX_WAITING)
+        self._alive = threading.Event()
+        self._probing = False
+        self._spawn(self._run)
 
-    def put(self, command: Command | None) -> None:
+    def probe(self) -> None:
+        """Close the connection unless the switch answers an echo request in time; returns at once."""
+        if not self._probing:
+            self._probing = True
+            self._alive.clear()
+            self._spawn(self._probe)
+
+    def answered(self) -> None:
+        """Note that the switch answered an echo request."""
+        self._alive.set()
+
+    def _probe(self) -> None:
+        self.put(Echo())
+        if not self._alive.wait(PROBE_TIMEOUT):
+            log.warning("switch %d does not answer; closing its connection", self.datapath.id)
+            self.datapath.close()
+        self._probing = False
+
+    def put(self, command: Command | Echo | None) -> None:
         """Queue a command; None ends the thread."""
         try:
             self._queue.put_nowait(command)
@@ -38,8 +69,10 @@ class SwitchWriter:
             for message in self._messages(command):
                 self.datapath.send_msg(message)
 
-    def _messages(self, command: Command) -> list[Any]:
+    def _messages(self, command: Command | Echo) -> list[Any]:
         datapath = self.datapath
+        if isinstance(command, Echo):
+            return [openflow.echo_request(datapath)]
         if isinstance(command, Emit):
             return [openflow.packet_out(datapath, command.port, command.frame)]
         if isinstance(command, Update):
@@ -51,14 +84,26 @@ class SwitchWriter:
 
 
 class Switches:
-    """The connected switches by datapath id; used under the shell's lock only."""
+    """The connected switches by datapath id; used under the shell's lock only.
+
+    A datapath id proves nothing, so the first connection that gives it holds it while it is alive. A second
+    one is refused, and makes the first prove that it is: a switch that comes back before its old connection
+    was noticed dead gets in when it tries again, PROBE_TIMEOUT later at most.
+    """
 
     def __init__(self) -> None:
         self._writers: dict[int, SwitchWriter] = {}
 
+    def admits(self, datapath: Any) -> bool:
+        """Whether no other connection holds this datapath id; asks one that does for a sign of life."""
+        holder = self._writers.get(datapath.id)
+        if holder is None or holder.datapath is datapath:
+            return True
+        holder.probe()
+        return False
+
     def add(self, writer: SwitchWriter) -> None:
-        """Add a switch; an older connection of the same switch is no longer used."""
-        self.remove(self._writers.get(writer.datapath.id))
+        """Add a switch that was admitted."""
         self._writers[writer.datapath.id] = writer
 
     def remove(self, writer: SwitchWriter | None) -> None:
@@ -99,6 +144,10 @@ def make_app(framework: Framework, shell: Shell) -> type:
             datapath = event.datapath
             with shell.lock:
                 if event.state == handler.MAIN_DISPATCHER:
+                    if not switches.admits(datapath):
+                        log.warning("switch %d is connected already; refused %s", datapath.id, datapath.address[0])
+                        datapath.close()
+                        return
                     switches.add(SwitchWriter(framework, datapath))
                     ports = {
                         number: openflow.port_is_up(ofproto, port)
@@ -125,6 +174,13 @@ def make_app(framework: Framework, shell: Shell) -> type:
             port = message.match["in_port"]
             if openflow.is_physical(ofproto, port):
                 self._of_switch(message, PacketIn(message.datapath.id, port, bytes(message.data)))
+
+        @handler.set_ev_cls(events.EventOFPEchoReply, handler.MAIN_DISPATCHER)
+        def on_echo(self, event: Any) -> None:
+            """A switch is alive."""
+            with shell.lock:
+                if (writer := switches.find(event.msg.datapath)) is not None:
+                    writer.answered()
 
         @handler.set_ev_cls(events.EventOFPErrorMsg, [handler.CONFIG_DISPATCHER, handler.MAIN_DISPATCHER])
         def on_error(self, event: Any) -> None:

@@ -80,6 +80,11 @@ def packet_out(datapath: Any, port: int, frame: bytes) -> Any:
     )
 
 
+def echo_request(datapath: Any) -> Any:
+    """Return the message that a live switch answers."""
+    return datapath.ofproto_parser.OFPEchoRequest(datapath)
+
+
 def _match(parser: Any, match: Match) -> Any:
     fields: dict[str, Any] = {}
     if match.in_port is not None:
