@@ -39,6 +39,7 @@ def _stop(number: int, frame: object) -> None:
 def _run(inventory_path: Path, framework_name: str) -> None:
     framework = frameworks.load(framework_name)
     # Only now: these modules use sockets, threads and queues, which the framework may have replaced.
+    from controller.admission import Admission
     from controller.app import make_app
     from controller.inventory import load_inventory
     from controller.northbound import Northbound
@@ -51,7 +52,8 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     nva = inventory.nva
     context = server_context(TlsFiles(str(folder / nva.ca), str(folder / nva.certificate), str(folder / nva.key)))
     shell = Shell(inventory)
-    nodes = NodeServer(framework.spawn, shell, context, listen(nva.address, nva.port, "nva"))
+    admission = Admission(node.address for node in inventory.nodes.values())
+    nodes = NodeServer(framework.spawn, shell, context, listen(nva.address, nva.port, "nva"), admission)
     rest = rest_server(inventory.rest, Northbound(shell.view))
     # The framework would only log that it cannot listen, and go on without switches.
     listen(inventory.openflow.address, inventory.openflow.port, "openflow").close()

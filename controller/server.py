@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from controller.admission import Admission, Waiting
 from controller.inventory import Listener
 from controller.northbound import Northbound
 from controller.nva import Close, Closed, Effect, Opened, Received, Send
@@ -29,10 +30,6 @@ from geneve.errors import ConfigError, ParseError
 
 MAX_CONNECTIONS = 2048
 """Connections at most; further ones are closed at once."""
-MAX_HANDSHAKES = 256
-"""Connections without a proven name at most."""
-MAX_HANDSHAKES_PER_ADDRESS = 32
-"""Of these, connections from one address at most: one attacker does not keep all others out."""
 HANDSHAKE_TIMEOUT = 5.0
 """Seconds until the handshake must be complete."""
 IDLE_TIMEOUT = 20.0
@@ -74,7 +71,7 @@ class Connection:
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
         self._reason = "closed by the node"
-        self.named = False
+        self.named = self.evicted = False
 
     def put(self, item: object) -> None:
         """Queue plaintext to send, or the end; a connection whose queue is full is cut off."""
@@ -88,6 +85,11 @@ class Connection:
         self._reason = reason
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def evict(self) -> None:
+        """End the connection, which has proven nothing, to make room for others."""
+        self.evicted = True
+        self.cut("made room for others before its handshake was complete")
 
     def end(self, reason: str) -> None:
         """End the connection when what waits has been sent."""
@@ -168,11 +170,16 @@ class NodeServer:
     """Listens for nodes."""
 
     def __init__(
-        self, spawn: Callable[..., Any], shell: Shell, context: ssl.SSLContext, listener: socket.socket
+        self,
+        spawn: Callable[..., Any],
+        shell: Shell,
+        context: ssl.SSLContext,
+        listener: socket.socket,
+        admission: Admission,
     ) -> None:
         """``spawn`` runs a function at the same time and returns something with a method ``wait``."""
         self._spawn, self._shell, self._context = spawn, shell, context
-        self._listener = listener
+        self._listener, self._admission = listener, admission
         self._numbers = itertools.count(1)
         self._connections: dict[int, Connection] = {}
         shell.dispatch_node = self._dispatch
@@ -209,9 +216,14 @@ class NodeServer:
 
     def _admits(self, address: str) -> bool:
         present = list(self._connections.values())
-        unnamed = [connection.address for connection in present if not connection.named]
-        within = len(present) < MAX_CONNECTIONS and len(unnamed) < MAX_HANDSHAKES
-        return within and unnamed.count(address) < MAX_HANDSHAKES_PER_ADDRESS
+        if len(present) >= MAX_CONNECTIONS:
+            return False
+        unnamed = {connection.number: connection for connection in present if not connection.named}
+        waiting = [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
+        verdict = self._admission.judge(address, waiting)
+        if verdict.evicted is not None:
+            unnamed[verdict.evicted].evict()
+        return verdict.admitted
 
     def _serve(self, connection: Connection, connected: socket.socket) -> None:
         writer = self._spawn(connection.write)

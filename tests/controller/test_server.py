@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from controller import server
+from controller.admission import Admission
 from controller.server import NodeServer
 from controller.shell import Shell
 from geneve.control import jsonrpc
@@ -39,12 +40,13 @@ def spawn(function: Callable[..., object], *arguments: object) -> _Thread:
 
 
 class World:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, admission: Admission | None = None) -> None:
         self.folder, self.authority = folder, make_ca()
         self.shell = Shell(build())
         listener = server.listen("127.0.0.1", 0, "nva")
         self.address = listener.getsockname()
-        self.server = NodeServer(spawn, self.shell, server_context(nva_files(folder, self.authority)), listener)
+        context = server_context(nva_files(folder, self.authority))
+        self.server = NodeServer(spawn, self.shell, context, listener, admission or Admission([]))
         spawn(self.server.serve)
         self.sockets: list[socket.socket] = []
 
@@ -235,13 +237,27 @@ def test_a_client_that_does_not_read_is_cut_off_and_delays_nobody(
     assert not thread.is_alive()
 
 
-def test_one_address_cannot_use_up_all_handshakes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_HANDSHAKES_PER_ADDRESS", 3)
+def test_one_address_cannot_use_up_all_handshakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 1000.0)
+    world = World(tmp_path, Admission([], per_address=3))
     for _ in range(3):
         world.connect()
     world.until(lambda: len(world.server._connections) == 3)
     assert read_until_closed(world.connect()) == b""
+
+
+def test_a_full_house_still_lets_nodes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 1000.0)
+    world = World(tmp_path, Admission([], total=3, reserved=0, per_address=100))
+    silent = [world.connect() for _ in range(3)]
+    world.until(lambda: len(world.server._connections) == 3)
+    world.run_link("nve1", Role.NVE, has_state)
+    assert read_until_closed(silent[0]) == b"", "the oldest made room"
+    world.until(lambda: world.events("made room") == 1)
+    world.until(lambda: len(world.server._connections) == 3)
+    world.connect()
+    world.until(lambda: len(world.server._connections) == 4), "who has proven its name takes no such place"
+    assert world.connected("nve1")
 
 
 def test_an_address_in_use_is_one_sentence(world: World) -> None:

@@ -1,0 +1,68 @@
+"""Which connections may wait for their handshake. Pure.
+
+A connection costs a thread or two before it has proven anything, so their number is limited. Addresses
+prove nothing either, and an attacker may give itself many: so a full house turns nobody away, but the
+oldest of whoever holds most makes room. Addresses of the inventory have a share that others never get.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MAX_HANDSHAKES = 256
+"""Connections without a proven name at most."""
+RESERVED_HANDSHAKES = 64
+"""Of these, what only addresses of the inventory get."""
+MAX_HANDSHAKES_PER_ADDRESS = 32
+"""Of these, connections from one address at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A connection without a proven name; ``number`` grows with each new one."""
+
+    number: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a new connection is admitted, and the number of the one that must make room for it, if any."""
+
+    admitted: bool
+    evicted: int | None = None
+
+
+class Admission:
+    """The rule for one inventory's addresses."""
+
+    def __init__(
+        self,
+        known: Iterable[str],
+        *,
+        total: int = MAX_HANDSHAKES,
+        reserved: int = RESERVED_HANDSHAKES,
+        per_address: int = MAX_HANDSHAKES_PER_ADDRESS,
+    ) -> None:
+        """``known`` are the nodes' addresses; the limits are numbers of connections."""
+        self._known = frozenset(known)
+        self._total, self._reserved, self._per_address = total, reserved, per_address
+
+    def judge(self, address: str, waiting: Iterable[Waiting]) -> Verdict:
+        """Decide on a new connection from ``address`` besides those that wait."""
+        present = list(waiting)
+        held = Counter(connection.address for connection in present)
+        if held[address] >= self._per_address:
+            return Verdict(admitted=False)
+        strangers = [connection for connection in present if connection.address not in self._known]
+        if address not in self._known and len(strangers) >= self._total - self._reserved:
+            return Verdict(admitted=True, evicted=_oldest_of_most(strangers, held))
+        if len(present) >= self._total:
+            return Verdict(admitted=True, evicted=_oldest_of_most(strangers or present, held))
+        return Verdict(admitted=True)
+
+
+def _oldest_of_most(candidates: Iterable[Waiting], held: Counter[str]) -> int:
+    return min(candidates, key=lambda connection: (-held[connection.address], connection.number)).number

@@ -1,0 +1,68 @@
+"""Who may wait for a handshake when many want to."""
+
+from __future__ import annotations
+
+from controller.admission import Admission, Verdict, Waiting
+
+NODE, OTHER_NODE = "192.168.1.1", "192.168.1.2"
+
+
+class House:
+    """Connections that never get through their handshake, judged one after another."""
+
+    def __init__(self) -> None:
+        self.admission = Admission([NODE, OTHER_NODE], total=16, reserved=4, per_address=3)
+        self.waiting: list[Waiting] = []
+        self.count = 0
+
+    def come(self, address: str) -> Verdict:
+        verdict = self.admission.judge(address, self.waiting)
+        if verdict.admitted:
+            self.count += 1
+            self.waiting = [present for present in self.waiting if present.number != verdict.evicted]
+            self.waiting.append(Waiting(self.count, address))
+        return verdict
+
+    def held(self, address: str) -> int:
+        return sum(present.address == address for present in self.waiting)
+
+
+def attacker(number: int) -> str:
+    return f"192.168.3.{number}"
+
+
+def test_many_self_assigned_addresses_keep_no_node_out() -> None:
+    house = House()
+    for number in range(100):
+        for _ in range(3):
+            house.come(attacker(number))
+    assert len(house.waiting) == 12, "the rest is for addresses of the inventory"
+    for _ in range(3):
+        assert house.come(NODE) == Verdict(admitted=True)
+    for number in range(100, 200):
+        house.come(attacker(number))
+    assert house.held(NODE) == 3, "no stranger drives a node out"
+
+
+def test_the_oldest_of_the_address_that_holds_most_makes_room() -> None:
+    house = House()
+    for address in (1, 2, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6):
+        assert house.come(attacker(address)) == Verdict(admitted=True)
+    assert house.come(attacker(7)) == Verdict(admitted=True, evicted=2)
+    assert house.come(attacker(8)) == Verdict(admitted=True, evicted=3), "of equals, the oldest"
+
+
+def test_one_address_gets_its_limit_only() -> None:
+    house = House()
+    assert [house.come(attacker(1)).admitted for _ in range(4)] == [True, True, True, False]
+    assert [house.come(NODE).admitted for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_node_drives_out_a_stranger_before_another_node() -> None:
+    known = [f"192.168.1.{number}" for number in range(1, 9)]
+    admission = Admission(known, total=8, reserved=4, per_address=3)
+    waiting = [Waiting(1, known[0]), Waiting(2, known[0]), Waiting(3, known[0]), Waiting(4, attacker(1))]
+    waiting += [Waiting(5 + number, known[1 + number]) for number in range(4)]
+    assert admission.judge(known[7], waiting) == Verdict(admitted=True, evicted=4)
+    waiting[3] = Waiting(9, known[6])
+    assert admission.judge(known[7], waiting) == Verdict(admitted=True, evicted=1), "among nodes, as among strangers"
