@@ -6,12 +6,14 @@ strictly; a test feeds these documents to the programs' own schemas.
 
 from __future__ import annotations
 
+import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geneve.control.state import Mapping
+from geneve.export import DEVICE_KEY_SIZE
 from topologies.plan import (
     COLLECTOR_PORT,
     GENEVE_PORT,
@@ -39,6 +41,15 @@ class Layout:
     def pki(self) -> Path:
         """Folder of certificates and keys."""
         return self.private / "pki"
+
+    @property
+    def export_keys(self) -> Path:
+        """Folder of the keys with which transit devices seal their records for the collector."""
+        return self.private / "export-keys"
+
+    def export_key(self, device: str) -> Path:
+        """The key of one transit device."""
+        return self.export_keys / f"{device}.key"
 
     @property
     def inventory(self) -> Path:
@@ -101,7 +112,11 @@ def transit_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
         "name": name,
         "interfaces": wires,
         "nva": _nva(plan, layout, name),
-        "collector": {"address": plan.underlay_addresses[NVA_NAME], "port": COLLECTOR_PORT},
+        "collector": {
+            "address": plan.underlay_addresses[NVA_NAME],
+            "port": COLLECTOR_PORT,
+            "key": str(layout.export_key(name)),
+        },
         "stats": str(layout.stats(name)),
     }
     impair = plan.scenario.transit_devices[name].impair
@@ -175,7 +190,7 @@ def collector_argv(plan: Plan, layout: Layout) -> list[str]:
     address = plan.underlay_addresses[NVA_NAME]
     listen = f"[{address}]:{COLLECTOR_PORT}" if ":" in address else f"{address}:{COLLECTOR_PORT}"
     argv = [sys.executable, "-m", "transit.collector", "--listen", listen, "--output", str(layout.telemetry)]
-    return [*argv, "--stats", str(layout.stats(COLLECTOR_NAME))]
+    return [*argv, "--keys", str(layout.export_keys), "--stats", str(layout.stats(COLLECTOR_NAME))]
 
 
 def daemon_argv(plan: Plan, layout: Layout, name: str) -> list[str]:
@@ -190,3 +205,8 @@ def config_files(plan: Plan, layout: Layout) -> dict[Path, dict[str, Any]]:
     files |= {layout.config(name): nve_config(plan, layout, name) for name in plan.nodes(Kind.NVE)}
     files |= {layout.config(name): transit_config(plan, layout, name) for name in plan.nodes(Kind.TRANSIT)}
     return files
+
+
+def export_keys(plan: Plan, layout: Layout) -> dict[Path, str]:
+    """Return a fresh key for every transit device, by the file it belongs in; for its owner's eyes only."""
+    return {layout.export_key(name): secrets.token_hex(DEVICE_KEY_SIZE) for name in plan.nodes(Kind.TRANSIT)}

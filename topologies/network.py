@@ -33,6 +33,7 @@ from topologies.configs import (
     config_files,
     controller_argv,
     daemon_argv,
+    export_keys,
     pki_argv,
 )
 from topologies.daemon import Daemon, TestbedError, stop_all, wait_for
@@ -273,6 +274,10 @@ class Testbed:
         for path, document in config_files(self.plan, self.layout).items():
             path.touch(mode=0o600)
             path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        self.layout.export_keys.mkdir(mode=0o700)
+        for path, key in export_keys(self.plan, self.layout).items():
+            path.touch(mode=0o600)
+            path.write_text(key, encoding="ascii")
 
     def _start_programs(self) -> None:
         self._launch(CONTROLLER_NAME, NVA_NAME, controller_argv(self.layout, self._framework))

@@ -1,7 +1,8 @@
-"""The telemetry collector: ``python -m transit.collector --listen ADDR:PORT --output FILE``.
+"""The telemetry collector: ``python -m transit.collector --listen ADDR:PORT --output FILE --keys DIR``.
 
-Receives transit devices' records over UDP and appends them to a file, one JSON object a line. What is
-not a sound array of records is counted and dropped as a whole. The file is bounded.
+Receives transit devices' records over UDP and appends them to a file, one JSON object a line. A datagram that
+a device's key did not seal, that came before, or that holds anything but sound records of that device is counted
+by its reason and dropped as a whole. The file is bounded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from geneve.errors import ConfigError, ParseError
-from transit.records import MAX_RECORDS_SIZE, parse_records
+from geneve.export import ExportOpener, Refusal
+from transit.export_keys import read_keys
+from transit.records import MAX_RECORDS_SIZE, TelemetryRecord, parse_records
 from transit.stats import StatsSocket
 from transit.stop import StopSignal
 
@@ -45,15 +48,17 @@ class RecordFile:
     holds whole lines only: half of one, left by a full disk or by a process that was killed, is cut off.
     """
 
-    def __init__(self, output: Output, max_bytes: int = MAX_FILE_SIZE) -> None:
+    def __init__(self, output: Output, opener: ExportOpener, max_bytes: int = MAX_FILE_SIZE) -> None:
         self._output = output
+        self._opener = opener
         self._max = max_bytes
         self._full = False
         self._torn = False
         self._size = _end_of_lines(output)
         if self._size != output.seek(0, os.SEEK_END):
             self._cut()
-        self.counters = {"datagrams": 0, "records": 0, "malformed": 0, "discarded": 0, "write_failed": 0}
+        self.counters = {"datagrams": 0, "records": 0}
+        self.drops = {**{reason.value: 0 for reason in Refusal}, "discarded": 0, "write_failed": 0}
 
     def take(self, datagrams: list[bytes]) -> None:
         """Append the records of ``datagrams``; bad datagrams, a full file and a full disk are only counted."""
@@ -61,22 +66,37 @@ class RecordFile:
         size = self._size
         for datagram in datagrams:
             self.counters["datagrams"] += 1
-            try:
-                records = parse_records(datagram)
-            except ParseError:
-                self.counters["malformed"] += 1
+            records = self._accept(datagram)
+            if isinstance(records, Refusal):
+                self.drops[records.value] += 1
                 continue
             for record in records:
                 line = record.model_dump_json().encode() + b"\n"
                 if self._full or size + len(line) > self._max:
                     self._full = True  # nothing shorter may follow: the file ends at one point in time
-                    self.counters["discarded"] += 1
+                    self.drops["discarded"] += 1
                     continue
                 size += len(line)
                 lines.append(line)
         if lines:
-            written = self._append(b"".join(lines))
-            self.counters["records" if written else "write_failed"] += len(lines)
+            if self._append(b"".join(lines)):
+                self.counters["records"] += len(lines)
+            else:
+                self.drops["write_failed"] += len(lines)
+
+    def _accept(self, datagram: bytes) -> list[TelemetryRecord] | Refusal:
+        if len(datagram) > MAX_RECORDS_SIZE:
+            return Refusal.MALFORMED
+        opened = self._opener.open(datagram)
+        if isinstance(opened, Refusal):
+            return opened
+        try:
+            records = parse_records(opened.payload)
+        except ParseError:
+            return Refusal.MALFORMED
+        if any(record.device != opened.device for record in records):
+            return Refusal.WRONG_DEVICE
+        return records
 
     def _append(self, data: bytes) -> bool:
         """Append all of ``data`` or nothing."""
@@ -87,7 +107,7 @@ class RecordFile:
             while left:
                 left = left[self._output.write(left) or 0 :]
         except OSError as error:
-            if not self.counters["write_failed"]:
+            if not self.drops["write_failed"]:
                 log.error("records are lost: the file cannot be written (%s)", error.strerror)
             self._cut()
             return False
@@ -147,10 +167,10 @@ def _open_socket(listen: str) -> socket.socket:
     return opened
 
 
-def _open_file(output: Path, max_bytes: int) -> tuple[FileIO, RecordFile]:
+def _open_file(output: Path, opener: ExportOpener, max_bytes: int) -> tuple[FileIO, RecordFile]:
     try:
         file = FileIO(output, "a+")
-        return file, RecordFile(file, max_bytes)
+        return file, RecordFile(file, opener, max_bytes)
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written ({error.strerror}).") from None
 
@@ -166,12 +186,14 @@ def _receive(source: socket.socket) -> list[bytes]:
     return datagrams
 
 
-def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> None:
-    """Collect until SIGTERM; ConfigError when address, file or stats socket cannot be used."""
+def run(listen: str, output: Path, keys: Path, stats_path: str | None, max_bytes: int) -> None:
+    """Collect until SIGTERM; ConfigError when address, file, keys or stats socket cannot be used."""
+    devices = read_keys(keys)
+    opener = ExportOpener(devices)
     stop = StopSignal()
     started = time.monotonic()
     with _open_socket(listen) as source:
-        file, records = _open_file(output, max_bytes)
+        file, records = _open_file(output, opener, max_bytes)
         with file:
             stats = StatsSocket(stats_path) if stats_path else None
             poller = select.epoll()
@@ -180,6 +202,8 @@ def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> No
             if stats:
                 poller.register(stats, select.EPOLLIN)
             log.info("collecting on %s into %s", listen, output)
+            if not devices:
+                log.warning("%s holds no NAME.key: every datagram is refused", keys)
             try:
                 running = True
                 while running:
@@ -192,19 +216,19 @@ def run(listen: str, output: Path, stats_path: str | None, max_bytes: int) -> No
                 poller.close()
                 if stats:
                     stats.close()
-    log.info("stopped: %s", ", ".join(f"{count} {name}" for name, count in records.counters.items()))
+    totals = {**records.counters, **records.drops}
+    log.info("stopped: %s", ", ".join(f"{count} {name}" for name, count in totals.items()))
 
 
 def _document(records: RecordFile, started: float) -> dict[str, Any]:
-    drops = {name: records.counters[name] for name in ("malformed", "discarded", "write_failed")}
     return {
         "name": "collector",
         "role": "collector",
         "ready": True,
         "pid": os.getpid(),
         "uptime_s": round(time.monotonic() - started, 3),
-        "counters": {name: records.counters[name] for name in ("datagrams", "records")},
-        "drops": drops,
+        "counters": records.counters,
+        "drops": records.drops,
     }
 
 
@@ -213,12 +237,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m transit.collector", description=__doc__)
     parser.add_argument("--listen", required=True, metavar="ADDR:PORT", help="UDP address to receive on")
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help="file for the JSON lines")
+    parser.add_argument(
+        "--keys", required=True, metavar="DIR", type=Path, help="folder of the devices' keys, NAME.key, mode 0600"
+    )
     parser.add_argument("--stats", metavar="PATH", help="UNIX socket that answers with counters")
     parser.add_argument("--max-bytes", metavar="N", type=int, default=MAX_FILE_SIZE, help="file bound")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        run(options.listen, options.output, options.stats, options.max_bytes)
+        run(options.listen, options.output, options.keys, options.stats, options.max_bytes)
     except ConfigError as error:
         print(f"transit.collector: {error}", file=sys.stderr)
         return 2

@@ -54,10 +54,11 @@ class Impair(StrictModel):
 
 
 class Collector(StrictModel):
-    """Where telemetry records go, over UDP."""
+    """Where telemetry records go, over UDP, and the file with the key that seals them (64 hex digits, mode 0600)."""
 
     address: IpAddress
     port: Port
+    key: str = Field(min_length=1)
 
 
 class TransitConfig(StrictModel):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import select
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from geneve.control.agent import ControlAgent
 from geneve.control.state import NodeState
+from geneve.export import INSTANCE_SIZE, ExportSealer
 from transit.config import Collector, TransitConfig
 from transit.control import make_agent
 from transit.device import TransitDevice
+from transit.export_keys import read_key
 from transit.exporter import Exporter
 from transit.forwarder import Forwarder
 from transit.relay import Relay
@@ -51,6 +55,11 @@ class CollectorSocket:
         self._socket.close()
 
 
+def _make_exporter(name: str, collector: Collector) -> Exporter:
+    key = read_key(Path(collector.key))
+    return Exporter(ExportSealer(name, key, secrets.token_bytes(INSTANCE_SIZE)))
+
+
 class TransitDaemon:
     """Owns the process's descriptors. ConfigError or RelayError when one of them cannot be had."""
 
@@ -58,7 +67,7 @@ class TransitDaemon:
         self.config = config
         self._started = time.monotonic()
         self._device = TransitDevice(config.name)
-        self._exporter = Exporter() if config.collector else None
+        self._exporter = _make_exporter(config.name, config.collector) if config.collector else None
         self._has_state = config.nva is None
         if config.static_state is not None:
             self._device.apply(config.static_state)

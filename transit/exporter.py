@@ -1,10 +1,11 @@
-"""Sends telemetry records to the collector: batched, bounded, and never in the data path's way."""
+"""Sends telemetry records to the collector: batched, sealed, bounded, and never in the data path's way."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 
+from geneve.export import ExportSealer
 from transit.records import MAX_RECORDS_SIZE
 
 FLUSH_INTERVAL = 0.050
@@ -16,9 +17,11 @@ _BRACKETS = 2
 
 
 class Exporter:
-    """Gathers records (JSON objects as bytes) into JSON arrays of at most :data:`MAX_RECORDS_SIZE` bytes."""
+    """Gathers records (JSON objects as bytes) into sealed JSON arrays of at most :data:`MAX_RECORDS_SIZE` bytes."""
 
-    def __init__(self, queue_records: int = QUEUE_RECORDS) -> None:
+    def __init__(self, sealer: ExportSealer, queue_records: int = QUEUE_RECORDS) -> None:
+        self._sealer = sealer
+        self._room = MAX_RECORDS_SIZE - sealer.overhead
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._limit = queue_records
@@ -29,7 +32,7 @@ class Exporter:
 
     def add(self, record: bytes, now: float) -> None:
         """Queue one record at ``now`` (monotonic seconds)."""
-        if len(self._queue) >= self._limit or len(record) + _BRACKETS > MAX_RECORDS_SIZE:
+        if len(self._queue) >= self._limit or len(record) + _BRACKETS > self._room:
             self.overflowed += 1
             return
         if self._oldest is None:
@@ -51,9 +54,13 @@ class Exporter:
         if deadline is None:
             return
         everything = now >= deadline
-        while self._queue and (everything or self._queued_bytes >= MAX_RECORDS_SIZE):
+        while self._queue and (everything or self._queued_bytes >= self._room):
             batch = self._take()
-            taken = send(b"[" + b",".join(batch) + b"]")
+            try:
+                # Sealed again when the socket was busy, under another number: no number is ever used twice.
+                taken = send(self._sealer.seal(b"[" + b",".join(batch) + b"]"))
+            except OverflowError:
+                taken = False
             if taken is None:
                 self._queue.extendleft(reversed(batch))
                 self._queued_bytes += sum(len(record) + 1 for record in batch)
@@ -69,7 +76,7 @@ class Exporter:
     def _take(self) -> list[bytes]:
         batch: list[bytes] = []
         size = _BRACKETS - 1  # one comma fewer than records
-        while self._queue and size + len(self._queue[0]) + 1 <= MAX_RECORDS_SIZE:
+        while self._queue and size + len(self._queue[0]) + 1 <= self._room:
             record = self._queue.popleft()
             size += len(record) + 1
             batch.append(record)

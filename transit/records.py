@@ -12,7 +12,7 @@ from geneve.control.state import IpAddress, Name, Vni
 from geneve.errors import ParseError
 
 MAX_RECORDS_SIZE = 1400
-"""Largest datagram of records in bytes: fits the smallest underlay MTU in use, headers included."""
+"""Largest datagram of records in bytes, seal included: fits the smallest underlay MTU in use, headers included."""
 
 Nanoseconds = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Time since 1970 in nanoseconds, UTC."""
@@ -79,11 +79,11 @@ class TelemetryRecord(StrictModel):
 _RECORDS: TypeAdapter[list[TelemetryRecord]] = TypeAdapter(list[TelemetryRecord])
 
 
-def parse_records(datagram: bytes) -> list[TelemetryRecord]:
-    """Parse a datagram of records, a JSON array; ParseError unless every one of them is sound."""
-    if len(datagram) > MAX_RECORDS_SIZE:
+def parse_records(payload: bytes) -> list[TelemetryRecord]:
+    """Parse what a datagram of records held, a JSON array; ParseError unless every one of them is sound."""
+    if len(payload) > MAX_RECORDS_SIZE:
         raise ParseError(f"records of more than {MAX_RECORDS_SIZE} bytes")
     try:
-        return _RECORDS.validate_json(datagram)
+        return _RECORDS.validate_json(payload)
     except ValidationError as error:
         raise ParseError(f"not an array of telemetry records ({error.error_count()} faults)") from None

@@ -138,18 +138,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stats, config = f"{folder}/stats", Path(folder, "t1.json")
         records, collector_stats = Path(folder, "telemetry.jsonl"), f"{folder}/collector"
+        keys = Path(folder, "keys")
+        keys.mkdir()
+        (keys / "t1.key").touch(0o600)
+        (keys / "t1.key").write_text("5a" * 32)
         content = {
             "name": "t1",
             "interfaces": ["a1", "b1"],
             "static_state": device_state(vnis=(TransitVni(vni=100, telemetry=True),)).to_wire(),
-            "collector": {"address": "127.0.0.1", "port": 6082},
+            "collector": {"address": "127.0.0.1", "port": 6082, "key": str(keys / "t1.key")},
             "stats": stats,
         }
         config.touch(0o600)
         config.write_text(json.dumps(content))
         device = start("transit", "--config", str(config))
         collector = start(
-            "transit.collector", "--listen", "127.0.0.1:6082", "--output", str(records), "--stats", collector_stats
+            "transit.collector", "--listen", "127.0.0.1:6082", "--output", str(records), "--keys", str(keys),
+            "--stats", collector_stats,
         )
         try:
             wait_for_stats(collector_stats, collector)

@@ -16,6 +16,7 @@ from topologies.configs import (
     config_files,
     controller_argv,
     daemon_argv,
+    export_keys,
     inventory,
     nve_config,
     pki_argv,
@@ -37,6 +38,16 @@ def test_controller_accepts_the_inventory(plan: Plan) -> None:
     parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
     assert set(parsed.nodes) == {*plan.nodes(Kind.NVE), *plan.nodes(Kind.TRANSIT)}
     assert len(parsed.mappings) == len(plan.nodes(Kind.HOST))
+
+
+def test_inventory_tells_where_each_node_is_on_the_underlay(plan: Plan) -> None:
+    parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
+    places = {"nva": (parsed.nva.mac, parsed.nva.switch)}
+    places |= {name: (node.mac, node.switch) for name, node in parsed.nodes.items()}
+    for wire in plan.wires:
+        if wire.underlay and wire.first.addresses and wire.first.node in places:
+            assert places.pop(wire.first.node) == (wire.first.mac, wire.second.node)
+    assert not places
 
 
 def test_inventory_knows_no_attacker() -> None:
@@ -84,3 +95,16 @@ def test_command_lines() -> None:
     argv = collector_argv(plan, LAYOUT)
     assert argv[argv.index("--listen") + 1] == "[fd00:6081::64]:6082"
     assert argv[argv.index("--output") + 1] == "/kept/telemetry.jsonl"
+    assert argv[argv.index("--keys") + 1] == "/private/export-keys"
+
+
+def test_every_transit_device_has_an_export_key_of_its_own_in_the_private_folder(plan: Plan) -> None:
+    keys = export_keys(plan, LAYOUT)
+    files = {transit_config(plan, LAYOUT, name)["collector"]["key"] for name in plan.nodes(Kind.TRANSIT)}
+    assert files == {str(path) for path in keys}
+    assert all(path.parent == LAYOUT.export_keys and path.is_relative_to("/private") for path in keys)
+    assert len(set(keys.values())) == len(keys)
+    assert all(len(bytes.fromhex(key)) == 32 for key in keys.values())
+    assert keys != export_keys(plan, LAYOUT)
+    written = json.dumps([*config_files(plan, LAYOUT).values()], default=str) + " ".join(collector_argv(plan, LAYOUT))
+    assert not [key for key in keys.values() if key in written]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneve.control.state import TransitVni
+from geneve.export import ExportOpener, ExportSealer, Opened
 from geneve.telemetry import build_telemetry
 from tests.transit.builders import NOW_NS, device_state, make_sealer, plain, sealed, underlay_frame
 from transit.config import Impair
@@ -29,7 +30,8 @@ class Wire:
         self.device = TransitDevice("t1")
         control = TransitVni(vni=200, telemetry=True, authenticated=False)
         self.device.apply(device_state(vnis=(TransitVni(vni=100, telemetry=True), control)))
-        self.exporter = Exporter()
+        self.exporter = Exporter(ExportSealer("t1", bytes(32), bytes(16)))
+        self.opener = ExportOpener({"t1": bytes(32)})
         send = (lambda frame: self._send(0, frame), lambda frame: self._send(1, frame))
         self.forwarder = Forwarder(self.device, self.exporter, impair, send, lambda: SENT_NS)
 
@@ -46,7 +48,8 @@ class Wire:
             return True
 
         self.exporter.flush(1e9, collect)
-        return [record for datagram in datagrams for record in json.loads(datagram)]
+        opened = [self.opener.open(datagram) for datagram in datagrams]
+        return [record for item in opened if isinstance(item, Opened) for record in json.loads(item.payload)]
 
 
 geneve_frames = st.one_of(

@@ -29,7 +29,7 @@ def test_least_and_most(tmp_path: Path) -> None:
     everything = {
         **GOOD,
         "impair": {"delay_ms": 5, "jitter_ms": 1, "loss": 0.1, "reorder": 0, "rate_mbit": None, "seed": 1},
-        "collector": {"address": "192.168.0.100", "port": 6082},
+        "collector": {"address": "192.168.0.100", "port": 6082, "key": "/run/t1.key"},
         "static_state": device_state().to_wire(),
         "stats": "/run/t1.sock",
     }
@@ -51,7 +51,8 @@ def test_least_and_most(tmp_path: Path) -> None:
         ({"impair": {"rate_mbit": 0}}, "impair.rate_mbit"),
         ({"impair": {"delay_ms": float("nan")}}, "impair.delay_ms"),
         ({"static_state": device_state("t2").to_wire()}, "not for a transit device named 't1'"),
-        ({"collector": {"address": "x", "port": 1}}, "collector.address"),
+        ({"collector": {"address": "x", "port": 1, "key": "k"}}, "collector.address"),
+        ({"collector": {"address": "192.0.2.1", "port": 1}}, "key 'collector.key' is missing"),
     ],
 )
 def test_bad_files_give_one_sentence_and_code_2(
