@@ -124,12 +124,15 @@ def _spanning_tree(weighted: Iterable[tuple[int, Link]]) -> frozenset[Link]:
 class Hosts:
     """Where source addresses were seen. The first place holds until its port goes down.
 
-    So a host that sends with another's address cannot move it; it is only noted as seen there too, so
-    that its frames need no further look, and takes over if the first place disappears.
+    So a host that sends with another's address cannot move it; it is only noted as seen there too, so that
+    its frames need no further look. When a place becomes free, all of this is forgotten: whoever speaks next
+    has it. An address with a fixed switch (a node of the inventory) has its place there or nowhere.
     """
 
-    def __init__(self) -> None:
-        self._places: dict[str, list[PortId]] = {}
+    def __init__(self, fixed: Mapping[str, int] | None = None) -> None:
+        """``fixed`` are addresses and the datapath ids of the only switches that they can be at."""
+        self._fixed: Mapping[str, int] = fixed or {}
+        self._places: dict[str, PortId] = {}
         self._seen: dict[PortId, set[str]] = {}
 
     def note(self, mac: str, place: PortId) -> bool:
@@ -138,20 +141,24 @@ class Hosts:
         if mac in seen or len(seen) >= MAX_HOSTS_PER_PORT:
             return False
         seen.add(mac)
-        self._places.setdefault(mac, []).append(place)
+        if self._fixed.get(mac, place[0]) == place[0]:
+            self._places.setdefault(mac, place)
         return True
 
     def keep_only(self, edges: frozenset[PortId]) -> None:
         """Forget what was seen on ports that are no edge ports (any more)."""
+        freed: set[str] = set()
         for place in [place for place in self._seen if place not in edges]:
-            for mac in self._seen.pop(place):
-                self._places[mac].remove(place)
-                if not self._places[mac]:
-                    del self._places[mac]
+            freed |= {mac for mac in self._seen.pop(place) if self._places.get(mac) == place}
+        for mac in freed:
+            del self._places[mac]
+        if freed:
+            for seen in self._seen.values():
+                seen -= freed
 
     def locations(self) -> dict[str, PortId]:
         """Return the place of each address."""
-        return {mac: places[0] for mac, places in self._places.items()}
+        return dict(self._places)
 
     def seen(self, place: PortId) -> frozenset[str]:
         """Return the addresses seen at a port, also those whose place is another."""

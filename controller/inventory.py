@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from geneve.config import StrictModel, load
-from geneve.control.state import Action, IpAddress, Mapping, Name, Profile, Role, Vni
+from geneve.control.state import Action, IpAddress, MacAddress, Mapping, Name, Profile, Role, Vni
 from geneve.errors import ConfigError
 
 MAX_PATH_COST = 65535
@@ -20,7 +20,10 @@ MAX_PATH_COST = 65535
 
 
 class Nva(StrictModel):
-    """The NVA's own name, where it listens for nodes, and its TLS files (relative to the inventory file)."""
+    """The NVA's own name, where it listens for nodes, and its TLS files (relative to the inventory file).
+
+    ``switch`` and ``mac``: as a node's.
+    """
 
     name: Name
     address: IpAddress
@@ -28,6 +31,8 @@ class Nva(StrictModel):
     ca: str
     certificate: str
     key: str
+    switch: Name | None = None
+    mac: MacAddress | None = None
 
 
 class Listener(StrictModel):
@@ -46,11 +51,15 @@ class InventoryLink(StrictModel):
 
 
 class InventoryNode(StrictModel):
-    """A node that may register. ``switch`` is where an NVE is attached; a transit device sits on a link."""
+    """A node that may register. ``switch`` is where its interface with ``address`` is attached.
+
+    (A transit device sits on a link besides.) ``mac`` is that interface's; it is believed at this switch only.
+    """
 
     role: Role
     address: IpAddress
     switch: Name | None = None
+    mac: MacAddress | None = None
 
 
 class InventoryVni(StrictModel):
@@ -89,6 +98,15 @@ class Inventory(StrictModel):
             costs[low, high] = link.cost
         return costs
 
+    def fixed_places(self) -> dict[str, int]:
+        """Return the MAC addresses that belong to the NVA and the nodes, each with its switch's datapath id."""
+        owners: list[Nva | InventoryNode] = [self.nva, *self.nodes.values()]
+        return {
+            owner.mac: self.switches[owner.switch]
+            for owner in owners
+            if owner.mac is not None and owner.switch is not None
+        }
+
     def via(self, first: int, second: int) -> tuple[str, ...]:
         """Return the devices on the link from datapath ``first`` to ``second``, in order of travel."""
         for link in self.links:
@@ -120,7 +138,7 @@ def parse_inventory(text: str, source: str) -> Inventory:
 
 
 def _first_fault(inventory: Inventory) -> str | None:
-    checks = (_check_switches, _check_links, _check_nodes, _check_vnis, _check_mappings)
+    checks = (_check_switches, _check_links, _check_nodes, _check_places, _check_vnis, _check_mappings)
     for check in checks:
         fault = check(inventory)
         if fault is not None:
@@ -180,10 +198,25 @@ def _check_nodes(inventory: Inventory) -> str | None:
         if owner is not None:
             return f"key 'nodes.{name}.address': {node.address} belongs to '{owner}' already; change one."
         owners[node.address] = name
-        if node.switch is not None and node.switch not in inventory.switches:
-            return f"key 'nodes.{name}.switch': no switch is named '{node.switch}'; add it to 'switches'."
         if node.role is Role.NVE and node.switch is None:
             return f"key 'nodes.{name}.switch' is missing; an NVE needs the switch it is attached to."
+    return None
+
+
+def _check_places(inventory: Inventory) -> str | None:
+    owners: dict[str, Nva | InventoryNode] = {"nva": inventory.nva}
+    owners |= {f"nodes.{name}": node for name, node in inventory.nodes.items()}
+    holders: dict[str, str] = {}
+    for where, owner in owners.items():
+        if owner.switch is not None and owner.switch not in inventory.switches:
+            return f"key '{where}.switch': no switch is named '{owner.switch}'; add it to 'switches'."
+        if owner.mac is None:
+            continue
+        if owner.switch is None:
+            return f"key '{where}.mac': it is believed at one switch only; say which in 'switch'."
+        if owner.mac in holders:
+            return f"key '{where}.mac': {owner.mac} belongs to '{holders[owner.mac]}' already; change one."
+        holders[owner.mac] = where
     return None
 
 

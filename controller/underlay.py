@@ -112,7 +112,7 @@ class Underlay:
         self._costs = inventory.link_costs()
         self._names = {dpid: name for name, dpid in inventory.switches.items()}
         self._discovery = Discovery(self._costs, key)
-        self._hosts = Hosts()
+        self._hosts = Hosts(inventory.fixed_places())
         self._topology = Topology()
         self._routes = Routes(self._topology, self._costs)
         self._installed: dict[int, Rules] = {}

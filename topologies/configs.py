@@ -127,16 +127,13 @@ def transit_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
 
 def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
     """Return the controller's inventory."""
-    scenario, addresses = plan.scenario, plan.underlay_addresses
-    nodes: dict[str, Any] = {
-        name: {"role": "nve", "address": addresses[name], "switch": nve.attach}
-        for name, nve in scenario.nves.items()
-    }
-    nodes |= {name: {"role": "transit", "address": addresses[name]} for name in scenario.transit_devices}
+    scenario = plan.scenario
+    nodes: dict[str, Any] = {name: {"role": "nve", **_place(plan, name)} for name in scenario.nves}
+    nodes |= {name: {"role": "transit", **_place(plan, name)} for name in scenario.transit_devices}
     used = {tenant.profile for tenant in scenario.tenants.values()} - {NO_PROTECTION}
     profiles = [scenario.profile(name) for name in sorted(used)]
     return {
-        "nva": _nva(plan, layout, NVA_NAME),
+        "nva": {**_nva(plan, layout, NVA_NAME), **_place(plan, NVA_NAME)},
         "openflow": {"address": MANAGEMENT_NVA, "port": OPENFLOW_PORT},
         "rest": {"address": MANAGEMENT_NVA, "port": REST_PORT},
         "switches": plan.datapath_ids,
@@ -163,6 +160,11 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
             for host in tenant.hosts.values()
         ],
     }
+
+
+def _place(plan: Plan, name: str) -> dict[str, Any]:
+    mac, switch = plan.attachment(name)
+    return {"address": plan.underlay_addresses[name], "switch": switch, "mac": mac}
 
 
 def _devices(plan: Plan, via: tuple[str, ...]) -> list[str]:

@@ -113,6 +113,13 @@ class Plan:
                     return near.interface
         raise KeyError(f"no wire joins '{node}' and '{towards}'")
 
+    def attachment(self, node: str) -> tuple[str, str]:
+        """Return the MAC address of a node's underlay address, and the switch; KeyError when it has none."""
+        for wire in self.wires:
+            if wire.underlay and wire.first.node == node and wire.first.addresses:
+                return wire.first.mac, wire.second.node
+        raise KeyError(f"'{node}' has no underlay address")
+
     def tenant_of(self, host: str) -> str:
         """Return the tenant that owns ``host``; KeyError when it is no tenant's host."""
         for name, tenant in self.scenario.tenants.items():

@@ -18,6 +18,8 @@ def document() -> dict[str, Any]:
             "ca": "ca.pem",
             "certificate": "nva.pem",
             "key": "nva.key",
+            "switch": "s2",
+            "mac": "02:60:81:00:01:00",
         },
         "openflow": {"address": "10.255.0.2", "port": 6653},
         "rest": {"address": "10.255.0.2", "port": 8080},
@@ -29,10 +31,10 @@ def document() -> dict[str, Any]:
             {"between": ["s4", "s3"], "cost": 30},
         ],
         "nodes": {
-            "nve1": {"role": "nve", "address": "192.168.1.1", "switch": "s1"},
+            "nve1": {"role": "nve", "address": "192.168.1.1", "switch": "s1", "mac": "02:60:81:01:01:00"},
             "nve2": {"role": "nve", "address": "192.168.1.2", "switch": "s2"},
             "nve3": {"role": "nve", "address": "192.168.1.3", "switch": "s3"},
-            "t1": {"role": "transit", "address": "192.168.2.1"},
+            "t1": {"role": "transit", "address": "192.168.2.1", "switch": "s1", "mac": "02:60:81:02:01:02"},
             "t2": {"role": "transit", "address": "192.168.2.2"},
         },
         "profiles": [

@@ -255,13 +255,32 @@ def test_a_spoofed_source_does_not_move_the_host_and_is_still_forwarded() -> Non
     assert +spoofed == Counter({(2, HOST_PORT): 1})  # and nothing more for the controller
 
 
-def test_the_next_place_counts_when_the_first_goes_down() -> None:
+def test_who_spoke_while_the_place_was_held_must_speak_again_once_it_is_free() -> None:
     network = ring()
     network.hosts.note(mac(1), (3, HOST_PORT))
     network.hosts.keep_only(network.topology.edges - {(1, HOST_PORT)})
-    assert network.hosts.locations()[mac(1)] == (3, HOST_PORT)
+    assert mac(1) not in network.hosts.locations(), "no second claimant takes over by itself"
+    assert +network.send((3, HOST_PORT), mac(1), mac(2)) == Counter({(3, CONTROLLER): 1, (2, HOST_PORT): 1})
+    assert network.hosts.note(mac(1), (1, HOST_PORT)), "the rightful owner comes back first"
+    assert network.hosts.note(mac(1), (3, HOST_PORT))
+    assert network.hosts.locations()[mac(1)] == (1, HOST_PORT)
     network.hosts.keep_only(frozenset())
     assert network.hosts.locations() == {}
+    assert network.hosts.note(mac(1), (3, HOST_PORT)), "whoever speaks in a free place has it"
+    assert network.hosts.locations()[mac(1)] == (3, HOST_PORT)
+
+
+def test_a_node_of_the_inventory_is_at_its_own_switch_only() -> None:
+    hosts = Hosts({mac(1): 1})
+    assert hosts.note(mac(1), (3, HOST_PORT)), "noted, so that its frames need no further look"
+    assert hosts.locations() == {}
+    assert hosts.seen((3, HOST_PORT)) == {mac(1)}
+    hosts.note(mac(1), (1, HOST_PORT))
+    hosts.note(mac(2), (2, HOST_PORT))
+    assert hosts.locations() == {mac(1): (1, HOST_PORT), mac(2): (2, HOST_PORT)}
+    hosts.keep_only(frozenset({(3, HOST_PORT)}))
+    hosts.note(mac(1), (3, HOST_PORT))
+    assert hosts.locations() == {}
 
 
 def test_an_unknown_source_goes_to_the_controller_and_on() -> None:

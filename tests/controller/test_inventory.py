@@ -28,6 +28,10 @@ def test_a_link_travelled_backwards_reverses_its_devices() -> None:
     assert build().via(1, 3) == ()
 
 
+def test_addresses_with_a_known_place_are_told() -> None:
+    assert build().fixed_places() == {"02:60:81:00:01:00": 2, "02:60:81:01:01:00": 1, "02:60:81:02:01:02": 1}
+
+
 FAULTS: dict[str, tuple[Change, str]] = {
     "unknown key": (lambda d: d.update(colour=1), "colour"),
     "missing key": (lambda d: d.pop("rest"), "rest"),
@@ -45,6 +49,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "the NVA's name": (lambda d: d["nodes"].update(nva=d["nodes"].pop("t1")), "nodes.nva"),
     "dangling switch": (lambda d: d["nodes"]["nve1"].update(switch="s9"), "nodes.nve1.switch"),
     "NVE without switch": (lambda d: d["nodes"]["nve1"].pop("switch"), "nodes.nve1.switch"),
+    "dangling switch of the NVA": (lambda d: d["nva"].update(switch="s9"), "nva.switch"),
+    "no MAC": (lambda d: d["nodes"]["nve1"].update(mac="02:60"), "nodes.nve1.mac"),
+    "MAC without switch": (lambda d: d["nodes"]["t1"].pop("switch"), "nodes.t1.mac"),
+    "MAC of the NVA without switch": (lambda d: d["nva"].pop("switch"), "nva.mac"),
+    "MAC of two nodes": (lambda d: d["nodes"]["nve2"].update(mac="02:60:81:00:01:00"), "nodes.nve2.mac"),
     "unknown role": (lambda d: d["nodes"]["nve1"].update(role="king"), "nodes.nve1.role"),
     "VNI twice": (lambda d: d["vnis"][1].update(vni=100), "vnis.1.vni"),
     "VNI beyond 24 bits": (lambda d: d["vnis"][1].update(vni=1 << 24), "vnis.1.vni"),

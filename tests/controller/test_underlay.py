@@ -131,7 +131,23 @@ def test_a_host_is_learned_once_and_cannot_be_moved(network: Network) -> None:
     assert network.output(2, HOST) == (2,)
     assert network.output(4, HOST) == (2,)
     network.handle(PortStatus(3, HOST_PORT, False))
-    assert network.output(3, HOST) == (2,)
+    assert network.underlay.view()["hosts"] == [], "nor does a port that goes down move it"
+
+
+def test_an_address_of_the_inventory_cannot_be_taken_while_its_port_is_down(network: Network) -> None:
+    nve1 = bytes.fromhex("026081010100")
+    network.handle(PacketIn(4, HOST_PORT, frame(nve1)))
+    assert network.underlay.view()["hosts"] == []
+    network.handle(PacketIn(1, HOST_PORT, frame(nve1)))
+    assert network.output(4, nve1) == (1,)
+    network.handle(PortStatus(1, HOST_PORT, False))
+    network.handle(PacketIn(4, HOST_PORT, frame(nve1)))
+    assert network.underlay.view()["hosts"] == []
+    network.handle(PortStatus(1, HOST_PORT, True))
+    network.run(1.5)
+    network.handle(PacketIn(4, HOST_PORT, frame(nve1)))
+    network.handle(PacketIn(1, HOST_PORT, frame(nve1)))
+    assert network.output(4, nve1) == (1,)
 
 
 def test_frames_on_links_teach_nothing(network: Network) -> None:
