@@ -1,7 +1,9 @@
 """The Geneve Security Associations that should exist, and their keys.
 
 One association for each sender, audience and VNI. It exists while both its ends are registered, gets
-fresh keys whenever one of them registers, and is given to its sender only once its audience has it.
+fresh keys whenever one of them registers, and is given to its sender once its audience has acknowledged
+it, or after a bounded wait without that: an acknowledgement that does not come must not keep the two apart
+for ever. What the audience cannot open yet, it then drops.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class AssociationTable:
     """All associations of the NVA. Times are seconds of one clock."""
 
     def __init__(self, inventory: Inventory, token: Callable[[int], bytes], wait: float) -> None:
-        """``wait`` is how long the sender waits for the audience's acknowledgement at most."""
+        """``wait`` is the seconds after which a sender gets what its audience has not acknowledged."""
         self._inventory = inventory
         self._profiles: dict[str, Profile] = {profile.name: profile for profile in inventory.profiles}
         self._token, self._wait = token, wait
