@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +26,9 @@ from geneve.header import BaseHeader
 from geneve.outer import parse_outer
 from geneve.packet import make_packet, parse_packet
 from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS, TRANSIT_TYPE
+from tests.key_material import leaks, private_lines
 from topologies.network import Testbed
+from topologies.plan import MANAGEMENT_NVA, REST_PORT
 
 pytestmark = pytest.mark.live
 
@@ -268,7 +272,12 @@ def test_an_nve_that_was_killed_comes_back_with_fresh_keys(small_testbed: Testbe
 
 
 def test_the_rest_view_has_no_secrets_and_changes_nothing(small_testbed: Testbed) -> None:
+    keys = private_lines(small_testbed.layout.pki)
+    assert keys
     for resource in ("nodes", "tenants", "mappings", "associations", "topology", "events"):
         text = json.dumps(small_testbed.rest(f"/v1/{resource}"))
         assert "secret" not in text
-        assert "PRIVATE" not in text
+        assert leaks(text, keys) == [], resource
+        request = urllib.request.Request(f"http://{MANAGEMENT_NVA}:{REST_PORT}/v1/{resource}", b"{}", method="PUT")
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5)

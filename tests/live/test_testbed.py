@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.key_material import leaks_of_folder, private_lines, suspicious
 from topologies.network import Testbed
 from topologies.nodes import NodeCommandError
 
@@ -85,4 +86,7 @@ def test_logs_are_kept_and_hold_no_key(small_testbed: Testbed) -> None:
     folder: Path = small_testbed.layout.run_dir / "logs"
     names = {path.stem for path in folder.glob("*.log")}
     assert {"controller", "nve1", "nve2", "t1", "ovs-vswitchd"} <= names
-    assert all("PRIVATE KEY" not in path.read_text(errors="replace") for path in folder.glob("*.log"))
+    keys = private_lines(small_testbed.layout.pki)
+    assert len(keys) >= 4, "of the NVA, two NVEs and the transit device"
+    assert any(suspicious(line) for line in keys), "the control: keys have the shape that is looked for"
+    assert leaks_of_folder(small_testbed.layout.run_dir, keys) == {}
