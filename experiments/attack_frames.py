@@ -55,13 +55,13 @@ class Target:
 def rebuild(frame: bytes, packet: Packet) -> bytes:
     """Return ``frame`` with ``packet`` as its Geneve packet; outer lengths and checksums follow."""
     layers = Ether(frame)
-    udp = layers[UDP]
-    checksum = udp.chksum != 0
-    udp.remove_payload()
-    udp.add_payload(Raw(packet.build()))
-    udp.len = None
+    old = layers[UDP]
+    # A fresh UDP layer: what Scapy took the old one's payload for depends on the layers it has loaded.
     # A zero checksum stays zero (allowed over IPv4, RFC 8926, section 3.3); any other is made right.
-    udp.chksum = None if checksum else 0
+    udp = UDP(sport=old.sport, dport=old.dport, chksum=None if old.chksum else 0) / Raw(packet.build())
+    below = old.underlayer
+    below.remove_payload()
+    below.add_payload(udp)
     if IP in layers:
         layers[IP].len = None
         layers[IP].chksum = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from geneve.control.state import Action, TransitVni
 from geneve.drops import DropReason
+from geneve.export import ExportOpener, ExportSealer, Opened
 from geneve.outer import build_datagram, build_frame, parse_outer
 from nve.dataplane import Dataplane, Received
 from tests.support import ADDRESSES, node_state, source, udp_frame
@@ -27,6 +29,8 @@ PATH = ("t1", "t2")
 @dataclass
 class Chain:
     """What nve1's tenants send goes through t1 and t2 to nve2. ``now`` is the only clock."""
+
+    EXPORT_KEY: ClassVar[bytes] = bytes(32)
 
     action: Action = Action.SECURE
     impair: Impair | None = None
@@ -49,7 +53,8 @@ class Chain:
             open_to_all = (TransitVni(vni=100, telemetry=True, authenticated=False),)
             state = state.model_copy(update={"inbound": (), "transit_vnis": open_to_all})
         device.apply(state)
-        return Forwarder(device, Exporter(), impair, (lambda _: False, send), lambda: int(self.now * 1e9))
+        exporter = Exporter(ExportSealer(name, self.EXPORT_KEY, bytes(16)))
+        return Forwarder(device, exporter, impair, (lambda _: False, send), lambda: int(self.now * 1e9))
 
     def _hand_to_t2(self, frame: bytes) -> bool:
         self.t2.receive([(frame, int(self.now * 1e9))], 0, self.now)
@@ -81,7 +86,15 @@ class Chain:
 
     def exported(self, forwarder: Forwarder) -> list[dict]:
         found: list[dict] = []
-        forwarder.exporter.flush(self.now + 10, lambda datagram: found.extend(json.loads(datagram)) or True)
+        opener = ExportOpener(dict.fromkeys(PATH, self.EXPORT_KEY))
+
+        def take(datagram: bytes) -> bool:
+            opened = opener.open(datagram)
+            assert isinstance(opened, Opened), opened
+            found.extend(json.loads(opened.payload))
+            return True
+
+        forwarder.exporter.flush(self.now + 10, take)
         return found
 
 

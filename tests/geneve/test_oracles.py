@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scapy.all import IP, UDP, Ether, wrpcap
+from scapy.all import IP, UDP, Ether, split_layers, wrpcap
 from scapy.contrib.geneve import GENEVE, GeneveOptions
 
 from geneve.header import BaseHeader
@@ -15,6 +15,9 @@ from geneve.option import Option
 from geneve.packet import make_packet, parse_packet
 from geneve.telemetry import build_telemetry
 from tests.support import udp_frame
+
+# Importing the layer makes Scapy dissect Geneve everywhere in this process; other tests mean plain UDP.
+split_layers(UDP, GENEVE, dport=6081)
 
 words = st.integers(0, 5).flatmap(lambda n: st.binary(min_size=4 * n, max_size=4 * n))
 options = st.lists(st.builds(Option, st.integers(0, 0xFFFF), st.integers(0, 0x7F), words), max_size=4)
