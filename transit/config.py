@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from geneve.config import StrictModel, load
 from geneve.control.nva import Nva
-from geneve.control.state import IpAddress, Name, NodeState, Role
+from geneve.control.state import IpAddress, Name, NodeState, Role, refuse_open_secrets
 from geneve.errors import ConfigError
 
 
@@ -92,7 +91,5 @@ def load_config(path: Path) -> TransitConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}).") from None
     config = load(text, str(path), TransitConfig)
-    state = config.static_state
-    if state is not None and state.inbound and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path}: holds secrets and is open to other users; run 'chmod 600 {path}'.")
+    refuse_open_secrets(config.static_state, mode, str(path))
     return config

@@ -11,6 +11,7 @@ import base64
 import binascii
 import ipaddress
 import re
+import stat
 from enum import Enum
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from pydantic import (
 )
 
 from geneve.config import StrictModel
+from geneve.errors import ConfigError
 from geneve.header import MAX_VNI, HeaderField
 
 SECRET_SIZE = 32
@@ -254,3 +256,12 @@ class NodeState(StrictModel):
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object for the control channel, secrets included: never for a log or a result."""
         return self.model_dump(mode="json", context={"reveal_secrets": True})
+
+
+def refuse_open_secrets(state: NodeState | None, mode: int, source: str) -> None:
+    """Raise ConfigError when ``state`` holds secrets and the file ``source`` it stands in is open to others.
+
+    ``mode`` is the file's mode as stat gives it.
+    """
+    if state is not None and (state.inbound or state.outbound) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{source}: holds secrets and is open to other users; run 'chmod 600 {source}'.")

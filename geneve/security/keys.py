@@ -16,12 +16,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from geneve.control.state import Aead, Association, Coverage, Profile
 from geneve.header import fields_mask
-from geneve.security.option import SEQUENCE_SIZE
 
 HKDF_SALT = b"geneve-testbed security option 1"
 SALT_SIZE = 4
 """Bytes of the nonce that come from the key derivation; the other 8 are the sequence number (as RFC 4106)."""
-NONCE_SIZE = SALT_SIZE + SEQUENCE_SIZE
 
 KEY_SIZE = {Aead.AES_128_GCM: 16}
 """AEAD key size in bytes."""

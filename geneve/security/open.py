@@ -15,7 +15,6 @@ from geneve.control.state import AssociationRole
 from geneve.drops import DropReason
 from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, ETHERTYPE_TEB, BaseHeader, parse_base_header
-from geneve.option import OPTION_HEADER_SIZE, Option
 from geneve.security.aad import AadPlan
 from geneve.security.association import InboundAssociation
 from geneve.security.option import (
@@ -25,7 +24,6 @@ from geneve.security.option import (
     TAG_SIZE,
     OptionSpan,
     SecuritySpan,
-    is_security_option,
     scan_options,
 )
 
@@ -37,7 +35,6 @@ class Opened:
     """A packet an NVE may look into: ``association`` is None when nothing protected it."""
 
     header: BaseHeader
-    options: tuple[Option, ...]
     frame: bytes
     association: InboundAssociation | None
 
@@ -81,7 +78,7 @@ class PacketOpener:
             elif span.type & 0x80:
                 return DropReason.UNKNOWN_CRITICAL_OPTION
         if own is None:
-            return Opened(header, _options(packet, spans), packet[end:], None)
+            return Opened(header, packet[end:], None)
         association = self.associations.get(own.spi)
         if association is None:
             return DropReason.UNKNOWN_SPI
@@ -94,7 +91,7 @@ class PacketOpener:
         if frame is None:
             return DropReason.AUTHENTICATION_FAILED
         association.window.commit(own.sequence)
-        return Opened(header, _options(packet, spans), frame, association)
+        return Opened(header, frame, association)
 
 
 def verify(
@@ -118,16 +115,3 @@ def verify(
         return payload
     except InvalidTag:
         return None
-
-
-def _options(packet: bytes, spans: Sequence[OptionSpan]) -> tuple[Option, ...]:
-    return tuple(
-        Option(
-            span.option_class,
-            span.type,
-            packet[span.start + OPTION_HEADER_SIZE : span.end],
-            packet[span.start + OPTION_HEADER_SIZE - 1] >> 5,
-        )
-        for span in spans
-        if not is_security_option(span.option_class, span.type)
-    )
