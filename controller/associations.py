@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from controller.inventory import Inventory
-from geneve.control.state import SECRET_SIZE, Action, Association, AssociationRole, Profile, Role
+from geneve.control.profile import Profile
+from geneve.control.rules import Action
+from geneve.control.state import SECRET_SIZE, Association, AssociationRole, Role
 
 FIRST_SPI = 256
 

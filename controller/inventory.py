@@ -12,7 +12,10 @@ from pathlib import Path
 from pydantic import Field
 
 from geneve.config import StrictModel, load
-from geneve.control.state import Action, IpAddress, MacAddress, Mapping, Name, Profile, Role, Vni
+from geneve.control.names import IpAddress, MacAddress, Name, Vni
+from geneve.control.profile import Profile
+from geneve.control.rules import Action
+from geneve.control.state import Mapping, Role
 from geneve.errors import ConfigError
 
 MAX_PATH_COST = 65535

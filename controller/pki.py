@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import TypeAdapter, ValidationError
 
-from geneve.control.state import Name
+from geneve.control.names import Name
 from geneve.errors import ConfigError
 
 DEFAULT_HOURS = 72

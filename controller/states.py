@@ -6,17 +6,9 @@ from collections.abc import Iterable
 
 from controller.associations import AssociationTable, Paths, member_vnis
 from controller.inventory import Inventory
-from geneve.control.state import (
-    Action,
-    Association,
-    NodeState,
-    NveAddress,
-    Profile,
-    Role,
-    Rule,
-    TransitVni,
-    VniState,
-)
+from geneve.control.profile import Profile
+from geneve.control.rules import Action, Rule
+from geneve.control.state import Association, NodeState, NveAddress, Role, TransitVni, VniState
 
 
 def build_state(inventory: Inventory, table: AssociationTable, paths: Paths, node: str) -> NodeState:

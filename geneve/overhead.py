@@ -5,7 +5,7 @@ RFC 8926, section 4.4.1: the MTU must assume the largest option set.
 
 from __future__ import annotations
 
-from geneve.control.state import Profile
+from geneve.control.profile import Profile
 from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE
 from geneve.security.option import SECURITY_OPTION_SIZE
 from geneve.telemetry import TELEMETRY_OPTION_SIZE

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from geneve.control.state import Action, Profile, Rule
+from geneve.control.profile import Profile
+from geneve.control.rules import Action, Rule
 from geneve.errors import ConfigError
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from geneve import ecn
-from geneve.control.state import Action, AssociationRole, NodeState, Profile
+from geneve.control.profile import Profile
+from geneve.control.rules import Action
+from geneve.control.state import AssociationRole, NodeState
 from geneve.drops import DropReason
 from geneve.errors import ConfigError, ParseError
 from geneve.header import BaseHeader

@@ -7,21 +7,9 @@ import hashlib
 import ipaddress
 import struct
 
-from geneve.control.state import (
-    Action,
-    Association,
-    AssociationRole,
-    Coverage,
-    InnerCoverage,
-    Mapping,
-    NodeState,
-    NveAddress,
-    OptionSelector,
-    Profile,
-    Role,
-    Rule,
-    VniState,
-)
+from geneve.control.profile import Coverage, InnerCoverage, OptionSelector, Profile
+from geneve.control.rules import Action, Rule
+from geneve.control.state import Association, AssociationRole, Mapping, NodeState, NveAddress, Role, VniState
 from geneve.header import HeaderField
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneve.control.state import Action, TransitVni
+from geneve.control.rules import Action
+from geneve.control.state import TransitVni
 from geneve.drops import DropReason
 from geneve.export import ExportOpener, ExportSealer, Opened
 from geneve.outer import build_datagram, build_frame, parse_outer

@@ -11,16 +11,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from geneve.config import StrictModel
-from geneve.control.state import (
-    Action,
-    Coverage,
-    InnerCoverage,
-    MacAddress,
-    Name,
-    OptionSelector,
-    Profile,
-    Vni,
-)
+from geneve.control.names import MacAddress, Name, Vni
+from geneve.control.profile import Coverage, InnerCoverage, OptionSelector, Profile
+from geneve.control.rules import Action
 from geneve.header import HeaderField
 from geneve.overhead import max_options_size, tenant_mtu
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE

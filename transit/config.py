@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from geneve.config import StrictModel, load
+from geneve.control.names import IpAddress, Name
 from geneve.control.nva import Nva
-from geneve.control.state import IpAddress, Name, NodeState, Role, refuse_open_secrets
+from geneve.control.state import NodeState, Role, refuse_open_secrets
 from geneve.errors import ConfigError
 
 

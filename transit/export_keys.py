@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from geneve.control.state import Name
+from geneve.control.names import Name
 from geneve.errors import ConfigError
 from geneve.export import DEVICE_KEY_SIZE
 

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from geneve.config import StrictModel
-from geneve.control.state import IpAddress, Name, Vni
+from geneve.control.names import IpAddress, Name, Vni
 from geneve.errors import ParseError
 
 MAX_RECORDS_SIZE = 1400

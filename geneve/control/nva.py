@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from geneve.config import StrictModel
-from geneve.control.state import IpAddress, Name
+from geneve.control.names import IpAddress, Name
 
 
 class Nva(StrictModel):

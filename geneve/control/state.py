@@ -10,65 +10,24 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import re
 import stat
 from enum import Enum
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SecretStr,
-    SerializationInfo,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, SerializationInfo, field_serializer, field_validator, model_validator
 
 from geneve.config import StrictModel
+from geneve.control.names import IpAddress, MacAddress, Name, Spi, Tag, Vni
+from geneve.control.profile import Profile
+from geneve.control.rules import Rule, TagRule
 from geneve.errors import ConfigError
-from geneve.header import MAX_VNI, HeaderField
+from geneve.option import MAX_OPTION_DATA
+
+PUBLIC_KEY_SIZE = 32
+"""Bytes of an Ed25519 public key."""
 
 SECRET_SIZE = 32
 """Bytes of an association's secret, from which its keys are derived."""
-
-BINDING_FIELDS = frozenset({HeaderField.VNI, HeaderField.PROTOCOL_TYPE})
-"""Header fields bound to the payload whenever it is authenticated (design invariant 3)."""
-
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
-
-
-def _check_mac(value: str) -> str:
-    value = value.lower()
-    if not _MAC.fullmatch(value):
-        raise ValueError("expected a MAC address such as 02:00:00:00:00:01")
-    return value
-
-
-def _check_address(value: str) -> str:
-    try:
-        return str(ipaddress.ip_address(value))
-    except ValueError:
-        raise ValueError("expected an IPv4 or IPv6 address") from None
-
-
-def _check_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError("expected a name of 1 to 32 letters, digits, - or _, a letter first")
-    return value
-
-
-MacAddress = Annotated[str, AfterValidator(_check_mac)]
-"""A MAC address in lower case with colons."""
-IpAddress = Annotated[str, AfterValidator(_check_address)]
-"""An IPv4 or IPv6 address in its canonical text form."""
-Name = Annotated[str, AfterValidator(_check_name)]
-"""The name of a node, tenant or profile."""
-Vni = Annotated[int, Field(ge=0, le=MAX_VNI)]
-"""A virtual network identifier, 24 bits."""
-Spi = Annotated[int, Field(ge=256, le=0xFFFFFFFF)]
-"""A security parameters index; 0 to 255 stay reserved, as in RFC 4303, section 2.1."""
 
 
 class Role(str, Enum):
@@ -78,94 +37,57 @@ class Role(str, Enum):
     TRANSIT = "transit"
 
 
-class Aead(str, Enum):
-    """AEAD algorithms an association can use (RFC 8221)."""
-
-    AES_128_GCM = "aes-128-gcm"
-
-
-class Action(str, Enum):
-    """What a policy rule does with a flow (GSP)."""
-
-    DISCARD = "discard"
-    BYPASS = "bypass"
-    SECURE = "secure"
-
-
-class OptionSelector(StrictModel):
-    """Selects options by class and type (the type octet, critical bit included)."""
+class StaticOption(StrictModel):
+    """An option that ingress NVEs add to every packet of a VNI; ``data`` in hexadecimal, a multiple of 4 bytes."""
 
     option_class: int = Field(ge=0, le=0xFFFF)
     type: int = Field(ge=0, le=0xFF)
+    data: str = ""
+
+    @field_validator("data")
+    @classmethod
+    def _hexadecimal(cls, value: str) -> str:
+        try:
+            size = len(bytes.fromhex(value))
+        except ValueError:
+            raise ValueError("expected hexadecimal digits") from None
+        if size % 4 or size > MAX_OPTION_DATA:
+            raise ValueError(f"expected a multiple of 4 bytes, at most {MAX_OPTION_DATA}")
+        return value.lower()
 
 
-class InnerCoverage(str, Enum):
-    """How much of the inner frame an audience's association covers."""
+class MulticastGroup(StrictModel):
+    """A multicast group of the underlay that carries inner group traffic of a VNI (SEC-GEN-17).
 
-    NONE = "none"
-    ALL = "all"
-
-
-class Coverage(StrictModel):
-    """What one audience's tag covers, and what is encrypted for it (``mechanism``: property of a GSA).
-
-    ``options=None`` means every option of the packet, those of other audiences included.
+    ``inner`` are the inner multicast addresses it is for; none: whatever no other group of the VNI is for.
+    ``senders`` are the NVEs that may send to it; every other NVE of the VNI only receives.
     """
 
-    header: frozenset[HeaderField] = frozenset(HeaderField)
-    options: tuple[OptionSelector, ...] | None = None
-    authenticate_inner: InnerCoverage = InnerCoverage.ALL
-    encrypt_inner: InnerCoverage = InnerCoverage.ALL
-
-    @model_validator(mode="after")
-    def _encryption_is_authenticated(self) -> Coverage:
-        if self.encrypt_inner is InnerCoverage.ALL and self.authenticate_inner is not InnerCoverage.ALL:
-            raise ValueError("what is encrypted is authenticated too: set authenticate_inner to 'all'")
-        if self.authenticate_inner is InnerCoverage.ALL and not self.header >= BINDING_FIELDS:
-            raise ValueError("who authenticates the inner frame must cover the header's vni and protocol_type")
-        return self
-
-
-class Profile(StrictModel):
-    """A named set of protections: one coverage for the egress NVE, one for each transit device on the path."""
-
     name: Name
-    aead: Aead = Aead.AES_128_GCM
-    egress: Coverage = Coverage()
-    transit: Coverage | None = None
-    replay_window: int = Field(default=1024, ge=64, le=65536, multiple_of=64)
+    address: IpAddress
+    inner: tuple[IpAddress, ...] = ()
+    senders: tuple[Name, ...]
 
     @model_validator(mode="after")
-    def _transit_covers_no_inner(self) -> Profile:
-        if self.transit is not None and self.transit.authenticate_inner is not InnerCoverage.NONE:
-            raise ValueError(
-                "a transit device's tag does not cover the inner frame: set transit.authenticate_inner "
-                "and transit.encrypt_inner to 'none'"
-            )
+    def _group_addresses(self) -> MulticastGroup:
+        for text in (self.address, *self.inner):
+            if not ipaddress.ip_address(text).is_multicast:
+                raise ValueError(f"{text} is no multicast address")
         return self
-
-
-class Rule(StrictModel):
-    """One policy rule. ``vni=None`` selects every VNI; the first rule that matches decides; none is DISCARD."""
-
-    vni: Vni | None = None
-    action: Action
-    profile: Name | None = None
-
-    @field_validator("profile")
-    @classmethod
-    def _profile_with_secure(cls, value: str | None, info: object) -> str | None:
-        action = getattr(info, "data", {}).get("action")
-        if (action is Action.SECURE) != (value is not None):
-            raise ValueError("a profile belongs to the action 'secure' and to no other")
-        return value
 
 
 class VniState(StrictModel):
-    """One virtual network: its number, whether its packets carry telemetry, and its tenants' MTU in bytes."""
+    """One virtual network: what its packets carry besides frames, and its tenants' MTU in bytes.
+
+    ``tags``: packets carry the security groups of the two tenants. Without ``multicast`` groups, frames to
+    groups of stations are replicated by the ingress NVE.
+    """
 
     vni: Vni
     telemetry: bool = False
+    tags: bool = False
+    options: tuple[StaticOption, ...] = ()
+    multicast: tuple[MulticastGroup, ...] = ()
     mtu: int = Field(ge=576, le=65535)
 
 
@@ -179,12 +101,13 @@ class NveAddress(StrictModel):
 
 
 class Mapping(StrictModel):
-    """A tenant system's addresses and the NVE behind which it is (RFC 8014, section 4)."""
+    """A tenant system's addresses, its security group, and the NVE behind which it is (RFC 8014, section 4)."""
 
     vni: Vni
     mac: MacAddress
     ips: tuple[IpAddress, ...] = ()
     nve: Name
+    tag: Tag = 0
 
 
 class AssociationRole(str, Enum):
@@ -192,33 +115,52 @@ class AssociationRole(str, Enum):
 
     EGRESS = "egress"
     TRANSIT = "transit"
+    GROUP = "group"
+    """The transit devices on a path and its egress NVE, all with the same key."""
+    MULTICAST = "multicast"
+    """The receivers of an underlay multicast group."""
 
 
 class Association(StrictModel):
-    """A Geneve Security Association as one of its two ends gets it.
+    """A Geneve Security Association as one of its ends gets it.
 
-    ``secret`` is base64 of 32 bytes. ``audience`` names the node that can open the option.
+    ``audience`` names who can open the option: a node, or for MULTICAST a multicast group. With GROUP it is the
+    egress NVE, and ``members`` are the transit devices that can open it too; with MULTICAST ``members`` are the
+    receiving NVEs. ``vni`` is None where one key serves all VNIs of a pair; ``rule`` names the policy rule where each
+    has its own. ``secret`` is base64 of 32 bytes; ``signer`` is base64 of the sender's Ed25519 public key,
+    32 bytes, with MULTICAST.
     """
 
     spi: Spi
     role: AssociationRole
     sender: Name
     audience: Name
+    members: tuple[Name, ...] = ()
     sender_address: IpAddress
-    vni: Vni
+    vni: Vni | None
+    rule: Name | None = None
     profile: Name
     secret: SecretStr
+    signer: str | None = None
 
     @field_validator("secret")
     @classmethod
     def _secret_size(cls, value: SecretStr) -> SecretStr:
-        try:
-            size = len(base64.b64decode(value.get_secret_value(), validate=True))
-        except (binascii.Error, ValueError):
-            raise ValueError("expected base64") from None
-        if size != SECRET_SIZE:
-            raise ValueError(f"expected base64 of {SECRET_SIZE} bytes")
+        _check_base64(value.get_secret_value(), SECRET_SIZE)
         return value
+
+    @field_validator("signer")
+    @classmethod
+    def _signer_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_base64(value, PUBLIC_KEY_SIZE)
+        return value
+
+    def opens(self, node: str) -> bool:
+        """Return whether ``node`` is among those that can open the association's options."""
+        if self.role is AssociationRole.MULTICAST:
+            return node in self.members
+        return node == self.audience or (self.role is AssociationRole.GROUP and node in self.members)
 
     @field_serializer("secret")
     def _secret_text(self, value: SecretStr, info: SerializationInfo) -> str:
@@ -231,12 +173,26 @@ class Association(StrictModel):
         return base64.b64decode(self.secret.get_secret_value())
 
 
+def _check_base64(value: str, size: int) -> None:
+    try:
+        found = len(base64.b64decode(value, validate=True))
+    except (binascii.Error, ValueError):
+        raise ValueError("expected base64") from None
+    if found != size:
+        raise ValueError(f"expected base64 of {size} bytes")
+
+
 class TransitVni(StrictModel):
-    """What a transit device does for one VNI: export telemetry, and whether it must be authenticated first."""
+    """What a transit device does for one VNI, and whether what it acts upon must be authenticated first.
+
+    With ``group_policy``, packets must carry the security groups of sender and receiver, and pass only if a
+    rule permits the pair; None: the device enforces nothing.
+    """
 
     vni: Vni
     telemetry: bool = False
     authenticated: bool = True
+    group_policy: tuple[TagRule, ...] | None = None
 
 
 class NodeState(StrictModel):

@@ -128,9 +128,7 @@ class TlsEndpoint:
 
     def _common_name(self) -> str:
         certificate: dict[str, Any] = dict(self._tls.getpeercert() or {})
-        names = [
-            value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"
-        ]
+        names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
         if len(names) != 1 or not names[0]:
             raise TlsError("the peer's certificate does not have exactly one common name")
         return str(names[0])

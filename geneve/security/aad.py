@@ -15,7 +15,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from geneve.control.state import AssociationRole, Coverage
+from geneve.control.profile import Coverage
+from geneve.control.state import AssociationRole
 from geneve.header import BASE_HEADER_SIZE, fields_mask
 from geneve.security.option import OptionSpan, is_security_option
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from geneve.control.state import Association, Coverage, InnerCoverage, Profile
+from geneve.control.profile import Coverage, InnerCoverage, Profile
+from geneve.control.state import Association
 from geneve.option import OPTION_HEADER_SIZE, option_header
 from geneve.security.keys import association_coverage, derive_key
 from geneve.security.option import (

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from geneve.control.state import Aead, Association, Coverage, Profile
+from geneve.control.profile import Aead, Coverage, Profile
+from geneve.control.state import Association
 from geneve.header import fields_mask
 
 HKDF_SALT = b"geneve-testbed security option 1"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from geneve.control.state import Association, Profile
+from geneve.control.profile import Profile
+from geneve.control.state import Association
 from geneve.errors import ConfigError
 from geneve.security.association import InboundAssociation, OutboundAssociation
 

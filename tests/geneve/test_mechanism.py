@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneve.control.state import Association, AssociationRole, Coverage, InnerCoverage, Profile
+from geneve.control.profile import Coverage, InnerCoverage, Profile
+from geneve.control.state import Association, AssociationRole
 from geneve.drops import DropReason
 from geneve.errors import ConfigError
 from geneve.header import HeaderField

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geneve.control.state import Action, Rule
+from geneve.control.rules import Action, Rule
 from geneve.drops import DropReason
 from geneve.errors import ConfigError
 from geneve.header import BaseHeader

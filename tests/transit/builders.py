@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from geneve.control.state import NodeState, Profile, Role, TransitVni
+from geneve.control.profile import Profile
+from geneve.control.state import NodeState, Role, TransitVni
 from geneve.header import BaseHeader
 from geneve.outer import build_datagram, build_frame
 from geneve.security.association import OutboundAssociation

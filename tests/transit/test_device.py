@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneve.control.state import NodeState, OptionSelector, Role, TransitVni
+from geneve.control.profile import OptionSelector
+from geneve.control.state import NodeState, Role, TransitVni
 from geneve.errors import ConfigError
 from geneve.option import Option
 from geneve.telemetry import build_telemetry
