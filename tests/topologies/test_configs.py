@@ -53,7 +53,7 @@ def test_inventory_tells_where_each_node_is_on_the_underlay(plan: Plan) -> None:
 def test_inventory_knows_no_attacker() -> None:
     plan = make_plan(load_scenario("default"))
     text = json.dumps(inventory(plan, LAYOUT))
-    assert not [name for name in plan.nodes(Kind.ATTACKER) if name in text]
+    assert not [name for name in plan.nodes(Kind.ATTACKER) if f'"{name}"' in text]
 
 
 def test_nve_accepts_its_file(plan: Plan) -> None:
