@@ -54,6 +54,8 @@ class DropReason(str, Enum):
     """The sequence number lies too far behind to tell whether it was seen before."""
     AUTHENTICATION_FAILED = "authentication_failed"
     """The tag does not verify."""
+    SOURCE_UNPROVEN = "source_unproven"
+    """The tag of a multicast packet verifies, and the signature that would prove its sender does not."""
     POLICY_MISMATCH = "policy_mismatch"
     """The packet verified, but under an association that the policy does not ask for."""
     UNAUTHORISED_SOURCE = "unauthorised_source"

@@ -23,6 +23,9 @@ MAX_VNI = 0xFFFFFF
 ETHERTYPE_TEB = 0x6558
 """Protocol type of an Ethernet frame (Transparent Ethernet Bridging), what this testbed carries."""
 
+ETHERTYPE_HIDDEN = 0x88B5
+"""Protocol type on the wire when the true one is hidden: IEEE Std 802, local experimental EtherType 1."""
+
 _BASE = struct.Struct("!BBHI")
 
 

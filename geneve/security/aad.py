@@ -1,12 +1,12 @@
 """What a tag covers besides the ciphertext: the AEAD's associated data (design invariant 2).
 
-    label | audience role 1 B | first 16 B of the security option (header, SPI, sequence number)
-    | base header 8 B, uncovered bits zero | number of entries 1 B
-    | per covered option, in wire order: length 2 B, the whole option
-    | (length 0 marks where the security option itself stands)
-    | length of clear payload 4 B, clear payload
+    label 12 B | audience role 1 B | own place 1 B | length of the stream 2 B
+    | base header 8 B, uncovered bits zero
+    | stream: in wire order each covered option whole, and the head of the security option itself
+    | covered payload that is not encrypted
 
-Every part of variable size carries its length, so two different packets never give the same bytes.
+Every part has a fixed size, a stated one, or is an option that says its own, so two different packets
+never give the same bytes. "Own place" says at which fourth byte of the stream the own head starts.
 Sealing and opening use this one construction, on the packet's own bytes.
 """
 
@@ -18,60 +18,89 @@ from collections.abc import Sequence
 from geneve.control.profile import Coverage
 from geneve.control.state import AssociationRole
 from geneve.header import BASE_HEADER_SIZE, fields_mask
-from geneve.security.option import OptionSpan, is_security_option
+from geneve.security.option import SECURITY_CLASS, SIGNATURE_TYPE, OptionSpan, is_security_option
+from geneve.security.shape import Shape
 
 LABEL = b"GENEVE-SEC-1"
-ROLE_CODES = {AssociationRole.EGRESS: b"\x01", AssociationRole.TRANSIT: b"\x02"}
+ROLE_CODES = {
+    AssociationRole.EGRESS: 1,
+    AssociationRole.TRANSIT: 2,
+    AssociationRole.GROUP: 3,
+    AssociationRole.MULTICAST: 4,
+}
 
-_OWN_HEAD_SIZE = 16
 _WHOLE_HEADER = 0xFFFFFFFFFFFFFFFF
-_OWN_ENTRY = b"\x00\x00"
-_LENGTH = struct.Struct("!I")
+_PREFIX = struct.Struct(f"!{len(LABEL)}sBBH")
 
 
 class AadPlan:
     """Where the covered parts of packets of one layout stand, worked out once for many packets.
 
     ``spans`` are all options of the packet and ``own`` the security option whose tag is computed.
-    A transit device's tag never covers other security options: their tags are computed after it.
     """
 
-    __slots__ = ("_entries", "_head", "_mask", "_own_end", "_own_start", "_prefix")
+    __slots__ = ("_mask", "_pieces", "_prefix", "_single")
 
-    def __init__(self, role: AssociationRole, coverage: Coverage, spans: Sequence[OptionSpan], own: OptionSpan) -> None:
-        self._prefix = LABEL + ROLE_CODES[role]
-        self._own_start, self._own_end = own.start, own.start + _OWN_HEAD_SIZE
-        self._mask = fields_mask(coverage.header)
-        entries: list[tuple[int, int, bytes]] = []
+    def __init__(self, role: AssociationRole, shape: Shape, spans: Sequence[OptionSpan], own: OptionSpan) -> None:
+        self._mask = fields_mask(shape.coverage.header)
+        pieces: list[tuple[int, int]] = []
+        size = place = 0
         for span in spans:
             if span.start == own.start:
-                entries.append((0, 0, _OWN_ENTRY))
-            elif covers_option(role, coverage, span):
-                entries.append((span.start, span.end, struct.pack("!H", span.end - span.start)))
-        self._entries = entries
-        self._head = bytes([len(entries)])
+                place = size
+                start, end = own.start, own.start + shape.head_size
+            elif covers_option(shape.coverage, span, own):
+                start, end = span.start, span.end
+            else:
+                continue
+            size += end - start
+            _append(pieces, start, end)
+        if self._mask == _WHOLE_HEADER:
+            pieces = _joined([(0, BASE_HEADER_SIZE), *pieces])
+        self._prefix = _PREFIX.pack(LABEL, ROLE_CODES[role], place // 4, size)
+        self._pieces = tuple(pieces)
+        # Everything in front of the tag in one piece: the case of a fully covered packet.
+        self._single = pieces[0] if self._mask == _WHOLE_HEADER and len(pieces) == 1 else None
 
     def build(self, packet: bytes | bytearray, clear: bytes) -> bytes:
         """Return the associated data of ``packet``; ``clear`` is the payload it covers unencrypted."""
-        header: bytes = bytes(packet[:BASE_HEADER_SIZE])
+        if self._single is not None:
+            start, end = self._single
+            return b"".join((self._prefix, packet[start:end], clear))
+        parts: list[bytes | bytearray] = [self._prefix]
         if self._mask != _WHOLE_HEADER:
-            header = (int.from_bytes(header, "big") & self._mask).to_bytes(BASE_HEADER_SIZE, "big")
-        parts: list[bytes | bytearray] = [
-            self._prefix, packet[self._own_start : self._own_end], header, self._head
-        ]  # fmt: skip
-        for start, end, length in self._entries:
-            parts.append(length)
-            if end:
-                parts.append(packet[start:end])
-        parts.append(_LENGTH.pack(len(clear)))
+            header = int.from_bytes(packet[:BASE_HEADER_SIZE], "big") & self._mask
+            parts.append(header.to_bytes(BASE_HEADER_SIZE, "big"))
+        for start, end in self._pieces:
+            parts.append(packet[start:end])
         parts.append(clear)
         return b"".join(parts)
 
 
-def covers_option(role: AssociationRole, coverage: Coverage, span: OptionSpan) -> bool:
-    """Return whether an audience's tag covers the option at ``span`` (not its own security option)."""
-    if is_security_option(span.option_class, span.type):
-        return role is AssociationRole.EGRESS and coverage.options is None
+def _append(pieces: list[tuple[int, int]], start: int, end: int) -> None:
+    if pieces and pieces[-1][1] == start:
+        pieces[-1] = (pieces[-1][0], end)
+    else:
+        pieces.append((start, end))
+
+
+def _joined(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, end in pieces:
+        _append(joined, start, end)
+    return joined
+
+
+def covers_option(coverage: Coverage, span: OptionSpan, own: OptionSpan) -> bool:
+    """Return whether the tag of the security option ``own`` covers the option at ``span``.
+
+    Of other security options only those in front of the own one can be covered: their tags are
+    computed before it. The signature is made over the tag, so no tag covers it.
+    """
+    if span.option_class == SECURITY_CLASS and span.type == SIGNATURE_TYPE:
+        return False
+    if is_security_option(span.option_class, span.type) and span.start >= own.start:
+        return False
     if coverage.options is None:
         return True
     return any(item.option_class == span.option_class and item.type == span.type for item in coverage.options)

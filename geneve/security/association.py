@@ -1,28 +1,42 @@
-"""A Geneve Security Association (GSA) at one of its ends: key, sequence number or replay window.
+"""A Geneve Security Association (GSA) at one of its ends: keys, sequence numbers or replay window.
 
-One sender, one audience, one direction, one key. The sender's end only seals, the audience's end only
-opens; neither can be made from the other's object.
+One sender, one audience, one direction, one secret. The sender's end only seals, the audience's end only
+opens; neither can be made from the other's object. Where each flow has its own key, sequence numbers and
+replay window stay the association's: a receiver keeps nothing per flow that it could not derive again.
 """
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+from collections import OrderedDict
 
-from geneve.control.profile import Coverage, InnerCoverage, Profile
-from geneve.control.state import Association
+from geneve.control.profile import InnerCoverage, Profile, SourceProof
+from geneve.control.state import Association, AssociationRole
+from geneve.header import fields_mask
 from geneve.option import OPTION_HEADER_SIZE, option_header
-from geneve.security.keys import association_coverage, derive_key
+from geneve.security.keys import FLOW_ID_SIZE, TrafficKey, derive_key
 from geneve.security.option import (
     EGRESS_TYPE,
+    GROUP_TYPE,
     SECURITY_CLASS,
-    SECURITY_OPTION_SIZE,
     SPI_SIZE,
+    TAG_SIZE,
     TRANSIT_TYPE,
 )
 from geneve.security.replay import ReplayWindow
+from geneve.security.shape import Shape, make_shape
+from geneve.security.signature import SourceVerifier
 
-HARD_LIMIT = 2**48
-"""Packets after which sealing refuses, unless said otherwise: beyond any run of this testbed."""
+OPTION_TYPES = {
+    AssociationRole.EGRESS: EGRESS_TYPE,
+    AssociationRole.TRANSIT: TRANSIT_TYPE,
+    AssociationRole.GROUP: GROUP_TYPE,
+    AssociationRole.MULTICAST: EGRESS_TYPE,
+}
+
+MAX_FLOWS = 4096
+"""Flows per association whose keys are kept ready; the least recently used makes room."""
 
 
 class SequenceExhaustedError(Exception):
@@ -33,33 +47,67 @@ class _End:
     def __init__(self, association: Association, profile: Profile) -> None:
         if association.profile != profile.name:
             raise ValueError(f"association {association.spi} asks for profile {association.profile!r}")
+        if association.role is AssociationRole.MULTICAST and association.signer is None:
+            raise ValueError("a multicast association needs the sender's public key, 'signer'")
         self.spi = association.spi
         self.vni = association.vni
+        self.rule = association.rule
         self.role = association.role
         self.sender = association.sender
         self.audience = association.audience
         self.profile = profile.name
-        self.coverage: Coverage = association_coverage(association, profile)
-        self.encrypts_inner = self.coverage.encrypt_inner is InnerCoverage.ALL
-        self.covers_inner = self.coverage.authenticate_inner is InnerCoverage.ALL
+        self.terms = profile
+        self.shape: Shape = make_shape(profile, association.role, association.audience)
+        coverage = self.shape.coverage
+        self.authenticates_inner: InnerCoverage = coverage.authenticate_inner
+        self.encrypts_inner: InnerCoverage = coverage.encrypt_inner
+        self.hidden_mask = fields_mask(profile.hidden_header)
+        self.option_type = OPTION_TYPES[association.role]
+        self._association = association
         self._key = derive_key(association, profile)
+        self._flow_keys: OrderedDict[bytes, TrafficKey] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(spi={self.spi:#010x}, {self.sender} -> {self.audience}, vni={self.vni})"
+        vni = "all" if self.vni is None else self.vni
+        return f"{type(self).__name__}(spi={self.spi:#010x}, {self.sender} -> {self.audience}, vni={vni})"
+
+    def _traffic_key(self, flow_id: bytes) -> TrafficKey:
+        """Return the key of a flow; the association's own for no flow id. Keeps nothing (see _keep_flow_key)."""
+        if not flow_id:
+            return self._key
+        return self._flow_keys.get(flow_id) or derive_key(self._association, self.terms, flow_id)
+
+    def _keep_flow_key(self, flow_id: bytes, key: TrafficKey) -> None:
+        self._flow_keys[flow_id] = key
+        self._flow_keys.move_to_end(flow_id)
+        if len(self._flow_keys) > MAX_FLOWS:
+            self._flow_keys.popitem(last=False)
 
 
 class OutboundAssociation(_End):
     """The sender's end. Gives out each sequence number once, from 1 to ``hard_limit``, never reset."""
 
-    def __init__(self, association: Association, profile: Profile, hard_limit: int = HARD_LIMIT) -> None:
+    def __init__(self, association: Association, profile: Profile, hard_limit: int | None = None) -> None:
         super().__init__(association, profile)
-        self.hard_limit = hard_limit
+        self.soft_limit = profile.soft_limit
+        self.hard_limit = profile.hard_limit if hard_limit is None else hard_limit
+        self.source_proof: SourceProof | None = (
+            profile.source_proof if association.role is AssociationRole.MULTICAST else None
+        )
         self.last_sequence = 0
-        option_type = EGRESS_TYPE if association.role.value == "egress" else TRANSIT_TYPE
-        self.option_type = option_type
-        self.option_head = option_header(
-            SECURITY_CLASS, option_type, SECURITY_OPTION_SIZE - OPTION_HEADER_SIZE
-        ) + self.spi.to_bytes(SPI_SIZE, "big")
+        self._spi_bytes = self.spi.to_bytes(SPI_SIZE, "big")
+        self._flows: OrderedDict[bytes, bytes] = OrderedDict()
+        self._last_flow = 0
+
+    def option_start(self, sealed_size: int) -> bytes:
+        """Return the option's header and SPI, 8 bytes, for a sealed part of ``sealed_size`` bytes."""
+        data = self.shape.head_size + sealed_size + TAG_SIZE - OPTION_HEADER_SIZE
+        return option_header(SECURITY_CLASS, self.option_type, data) + self._spi_bytes
+
+    @property
+    def wants_rekey(self) -> bool:
+        """Whether the soft limit is reached: the hard limit should never be."""
+        return self.last_sequence >= self.soft_limit
 
     def next_sequence(self) -> bytes:
         """Return the next sequence number, 8 bytes; SequenceExhaustedError at the hard limit.
@@ -78,9 +126,29 @@ class OutboundAssociation(_End):
             raise ValueError("sequence numbers only go forward, and never beyond the hard limit")
         self.last_sequence, self.hard_limit = used, reserved
 
-    def encrypt(self, sequence: bytes, plaintext: bytes, aad: bytes) -> bytes:
+    def flow_id(self, flow: bytes) -> bytes:
+        """Return the id of an inner flow, 4 bytes, a new one for a flow not seen lately.
+
+        SequenceExhaustedError when there are no ids left: none is ever given twice.
+        """
+        flow_id = self._flows.get(flow)
+        if flow_id is not None:
+            self._flows.move_to_end(flow)
+            return flow_id
+        self._last_flow += 1
+        if self._last_flow >> (8 * FLOW_ID_SIZE):
+            raise SequenceExhaustedError(f"association {self.spi:#010x} has given out all its flow ids")
+        flow_id = self._last_flow.to_bytes(FLOW_ID_SIZE, "big")
+        self._flows[flow] = flow_id
+        if len(self._flows) > MAX_FLOWS:
+            self._flows.popitem(last=False)
+        self._keep_flow_key(flow_id, self._traffic_key(flow_id))
+        return flow_id
+
+    def encrypt(self, sequence: bytes, plaintext: bytes, aad: bytes, flow_id: bytes = b"") -> bytes:
         """Return ciphertext and tag for a number that :meth:`next_sequence` just gave out."""
-        return self._key.aead.encrypt(self._key.salt + sequence, plaintext, aad)
+        key = self._key if not flow_id else self._traffic_key(flow_id)
+        return key.aead.encrypt(key.salt + sequence, plaintext, aad)
 
 
 class InboundAssociation(_End):
@@ -90,7 +158,19 @@ class InboundAssociation(_End):
         super().__init__(association, profile)
         self.window = ReplayWindow(profile.replay_window)
         self.sender_address = ipaddress.ip_address(association.sender_address).packed
+        self.source: SourceVerifier | None = None
+        if association.role is AssociationRole.MULTICAST and association.signer is not None:
+            self.source = SourceVerifier(base64.b64decode(association.signer), profile.source_proof)
+        self.needs_group = profile.group is not None and association.role is AssociationRole.EGRESS
 
-    def decrypt(self, sequence: bytes, ciphertext_and_tag: bytes, aad: bytes) -> bytes:
-        """Return the plaintext; cryptography's InvalidTag when the tag does not verify. Changes nothing."""
-        return self._key.aead.decrypt(self._key.salt + sequence, ciphertext_and_tag, aad)
+    def decrypt(self, sequence: bytes, ciphertext_and_tag: bytes, aad: bytes, flow_id: bytes = b"") -> bytes:
+        """Return the plaintext; cryptography's InvalidTag when the tag does not verify.
+
+        Changes nothing before the tag has verified; a flow's key is kept after it has.
+        """
+        if not flow_id:
+            return self._key.aead.decrypt(self._key.salt + sequence, ciphertext_and_tag, aad)
+        key = self._traffic_key(flow_id)
+        plaintext = key.aead.decrypt(key.salt + sequence, ciphertext_and_tag, aad)
+        self._keep_flow_key(flow_id, key)
+        return plaintext

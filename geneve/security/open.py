@@ -1,53 +1,119 @@
-"""The audience's side: find the own security option, refuse cheaply, verify, and only then commit.
+"""The egress NVE's side: find the own security option, refuse cheaply, verify, and only then commit.
 
-The order is that of design invariant 5: what costs nothing comes first, the tag next, and no window,
-counter or byte of a tenant changes before the tag has verified.
+The order is that of design invariant 5: what costs nothing comes first, the tag next, a signature after
+it, and no window, counter or byte of a tenant changes before all of them have verified.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-from cryptography.exceptions import InvalidTag
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from geneve.control.state import AssociationRole
 from geneve.drops import DropReason
 from geneve.errors import ParseError
-from geneve.header import BASE_HEADER_SIZE, ETHERTYPE_TEB, BaseHeader, parse_base_header
-from geneve.security.aad import AadPlan
+from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB, BaseHeader, parse_base_header
+from geneve.option import OPTION_HEADER_SIZE, Option
+from geneve.security import padding
 from geneve.security.association import InboundAssociation
+from geneve.security.layout import Layout, LayoutCache, Place
 from geneve.security.option import (
     EGRESS_TYPE,
-    SECURITY_OPTION_SIZE,
-    SEQUENCE_SIZE,
-    TAG_SIZE,
+    GROUP_TYPE,
+    SECURITY_CLASS,
+    SIGNATURE_TYPE,
     OptionSpan,
     SecuritySpan,
-    scan_options,
+    is_mechanism_option,
 )
+from geneve.security.signature import source_digest
+from geneve.security.unseal import cover, read_sealed, unseal
 
-_SEQUENCE_OFFSET = SECURITY_OPTION_SIZE - TAG_SIZE - SEQUENCE_SIZE
+Kinds = frozenset[tuple[int, int]]
+"""Options by class and type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A packet an NVE may look into: ``association`` is None when nothing protected it."""
+class Opened(NamedTuple):
+    """A packet an NVE may look into: ``association`` is None when nothing protected it.
+
+    ``header`` has the true values of hidden fields. ``kinds`` are the options that may be acted upon: those
+    that are authenticated or were hidden, and in an unprotected packet all. A ``dummy`` has no frame.
+    """
 
     header: BaseHeader
     frame: bytes
     association: InboundAssociation | None
+    kinds: Kinds
+    packet: bytes
+    spans: tuple[OptionSpan, ...]
+    revealed: tuple[Option, ...] = ()
+    dummy: bool = False
+
+    def options(self) -> tuple[Option, ...]:
+        """Return the options that may be acted upon."""
+        return (*read_options(self.packet, self.spans), *self.revealed)
+
+
+def read_options(packet: bytes, spans: Iterable[OptionSpan]) -> tuple[Option, ...]:
+    """Return the options that stand at ``spans``."""
+    return tuple(
+        Option(
+            span.option_class,
+            span.type,
+            packet[span.start + OPTION_HEADER_SIZE : span.end],
+            packet[span.start + OPTION_HEADER_SIZE - 1] >> 5,
+        )
+        for span in spans
+    )
+
+
+class _Entry:
+    """What opening packets of one layout under one association needs."""
+
+    __slots__ = ("association", "group", "group_places", "kinds", "place", "signature", "simple")
+
+    def __init__(
+        self,
+        association: InboundAssociation,
+        place: Place,
+        group: SecuritySpan | None,
+        signature: OptionSpan | None,
+    ) -> None:
+        self.association = association
+        self.place = place
+        self.group = group
+        self.group_places: dict[bytes, Place] = {}
+        self.signature = signature
+        self.kinds: Kinds = frozenset((span.option_class, span.type) for span in place.covered)
+        self.simple = (
+            place.tag == place.sealed
+            and association.source is None
+            and not association.needs_group
+            and not association.shape.padded
+            and not association.hidden_mask
+        )
+
+
+class _Own(NamedTuple):
+    """The mechanism's options of a packet for an NVE."""
+
+    egress: SecuritySpan | None
+    groups: tuple[SecuritySpan, ...]
+    signatures: tuple[OptionSpan, ...]
 
 
 class PacketOpener:
-    """An NVE's end of all associations whose audience it is, by SPI."""
+    """An NVE's end of all associations whose audience it is or belongs to."""
 
     def __init__(self, associations: Iterable[InboundAssociation] = ()) -> None:
-        self.associations = {}
+        self._to_nve: dict[bytes, InboundAssociation] = {}
+        self._groups: dict[bytes, InboundAssociation] = {}
+        self._layouts = LayoutCache()
         for association in associations:
-            if association.role is not AssociationRole.EGRESS:
+            if association.role is AssociationRole.TRANSIT:
                 raise ValueError("an association was given for the wrong role")
-            self.associations[association.spi] = association
+            by_spi = self._groups if association.role is AssociationRole.GROUP else self._to_nve
+            by_spi[association.spi.to_bytes(4, "big")] = association
 
     def open(self, packet: bytes, source: bytes) -> Opened | DropReason:
         """Open one Geneve packet that came from the outer address ``source`` (4 or 16 bytes).
@@ -56,62 +122,199 @@ class PacketOpener:
         endpoint is returned with ``association=None``: whether that is acceptable is the policy's
         decision, which the caller makes from the result.
         """
-        try:
-            header = parse_base_header(packet)
-            if header.version != 0:
-                return DropReason.UNSUPPORTED_VERSION
-            end = BASE_HEADER_SIZE + header.opt_len
-            spans = scan_options(packet, end)
-        except ParseError:
-            return DropReason.MALFORMED
-        if header.oam:
-            return DropReason.OAM
-        if header.protocol_type != ETHERTYPE_TEB:
-            return DropReason.UNSUPPORTED_PROTOCOL
-        own: SecuritySpan | None = None
-        for span in spans:
-            if span.type == EGRESS_TYPE and isinstance(span, SecuritySpan):
-                if own is not None:
-                    # One audience, one option: with two, which of them decides would be anyone's guess.
-                    return DropReason.MALFORMED
-                own = span
-            elif span.type & 0x80:
-                return DropReason.UNKNOWN_CRITICAL_OPTION
+        layout = self._layouts.find(packet)
+        known = layout is not None
+        if layout is None:
+            found = _read_layout(packet)
+            if isinstance(found, DropReason):
+                return found
+            layout = found
+        own = layout.entries.get(b"own")
         if own is None:
-            return Opened(header, packet[end:], None)
-        association = self.associations.get(own.spi)
-        if association is None:
-            return DropReason.UNKNOWN_SPI
+            return _unprotected(layout, packet)
+        entry = layout.entries.get(packet[own[0] : own[1]])
+        if entry is None:
+            made = self._make_entry(layout, packet)
+            if isinstance(made, DropReason):
+                return made
+            entry, known = made, False
+        association, place = entry.association, entry.place
         if association.sender_address != source:
             return DropReason.SOURCE_MISMATCH
-        refused = association.window.check(own.sequence)
+        number = int.from_bytes(packet[place.sequence : place.sequence_end], "big")
+        refused = association.window.check(number)
         if refused is not None:
             return refused
-        frame = verify(association, packet, spans, own, end)
-        if frame is None:
+        unsealed = unseal(association, place, packet)
+        if unsealed is None:
             return DropReason.AUTHENTICATION_FAILED
-        association.window.commit(own.sequence)
-        return Opened(header, frame, association)
+        if entry.simple:
+            association.window.commit(number)
+            opened = Opened(layout.header, unsealed[1], association, entry.kinds, packet, place.covered)
+        else:
+            complete = self._complete(layout, entry, packet, number, *unsealed)
+            if isinstance(complete, DropReason):
+                return complete
+            opened = complete
+        if not known:
+            layout.entries[packet[own[0] : own[1]]] = entry
+            self._layouts.remember(packet, layout)
+        return opened
+
+    def _make_entry(self, layout: Layout, packet: bytes) -> _Entry | DropReason:
+        own = _find_own(layout)
+        assert own.egress is not None
+        start = own.egress.start + OPTION_HEADER_SIZE
+        association = self._to_nve.get(packet[start : start + 4])
+        if association is None:
+            return DropReason.UNKNOWN_SPI
+        if association.source is None and own.signatures:
+            return DropReason.MALFORMED
+        if association.source is not None and len(own.signatures) != 1:
+            return DropReason.SOURCE_UNPROVEN
+        try:
+            place = Place(association, layout, own.egress)
+        except ParseError:
+            return DropReason.AUTHENTICATION_FAILED
+        group = own.groups[0] if association.needs_group and own.groups else None
+        return _Entry(association, place, group, own.signatures[0] if own.signatures else None)
+
+    def _complete(
+        self, layout: Layout, entry: _Entry, packet: bytes, number: int, sealed: bytes, payload: bytes
+    ) -> Opened | DropReason:
+        """Do all that follows the tag of the egress NVE's option, and commit if it all holds."""
+        association = entry.association
+        commits = [(association, number)]
+        if entry.signature is not None and not _proves_source(entry, packet):
+            return DropReason.SOURCE_UNPROVEN
+        revealed: tuple[Option, ...] = ()
+        if association.needs_group:
+            group = self._open_group(layout, entry, packet)
+            if isinstance(group, DropReason):
+                return group
+            member, group_number, revealed, group_payload = group
+            commits.append((member, group_number))
+            if association.encrypts_inner.value == "none":
+                payload = group_payload
+        try:
+            header, hidden, filler = read_sealed(association.shape, sealed, layout.header)
+        except ParseError:
+            header, hidden, filler = layout.header, (), -1
+        for end, end_number in commits:
+            # Everything verified: whatever is still wrong is the sender's doing, and is not to be replayed.
+            end.window.commit(end_number)
+        if filler < 0:
+            return DropReason.MALFORMED
+        refused = _refuse_header(header, layout.header.opt_len - filler, association.hidden_mask)
+        revealed += hidden
+        if refused is None and any(option.critical for option in revealed):
+            refused = DropReason.UNKNOWN_CRITICAL_OPTION
+        if refused is not None:
+            return refused
+        dummy = False
+        if association.shape.padded:
+            frame = padding.unwrap(payload)
+            if frame is None:
+                return DropReason.MALFORMED_INNER
+            payload, dummy = frame, not frame
+        kinds = entry.kinds | {(option.option_class, option.type) for option in revealed}
+        return Opened(header, payload, association, kinds, packet, entry.place.covered, revealed, dummy)
+
+    def _open_group(
+        self, layout: Layout, entry: _Entry, packet: bytes
+    ) -> tuple[InboundAssociation, int, tuple[Option, ...], bytes] | DropReason:
+        """Open the option that this NVE shares with transit devices: member, number, hidden options, payload."""
+        span = entry.group
+        if span is None:
+            return DropReason.POLICY_MISMATCH
+        start = span.start + OPTION_HEADER_SIZE
+        spi = packet[start : start + 4]
+        member = self._groups.get(spi)
+        if member is None:
+            return DropReason.UNKNOWN_SPI
+        association = entry.association
+        if (member.sender, member.profile) != (association.sender, association.profile):
+            return DropReason.POLICY_MISMATCH
+        number = int.from_bytes(packet[start + 4 : start + 12], "big")
+        refused = member.window.check(number)
+        if refused is not None:
+            return refused
+        try:
+            place = entry.group_places.get(spi) or Place(member, layout, span)
+            unsealed = unseal(member, place, packet)
+            if unsealed is None:
+                return DropReason.AUTHENTICATION_FAILED
+            entry.group_places[spi] = place
+            _, hidden, _ = read_sealed(member.shape, unsealed[0], layout.header)
+        except ParseError:
+            return DropReason.AUTHENTICATION_FAILED
+        return member, number, hidden, unsealed[1]
 
 
-def verify(
-    association: InboundAssociation, packet: bytes, spans: Sequence[OptionSpan], own: SecuritySpan, end: int
-) -> bytes | None:
-    """Verify the tag of the security option ``own``; return the inner frame in clear, or None.
-
-    Changes nothing. ``end`` is where the options end. For an association that does not encrypt the
-    inner frame, the frame is returned as it stands in the packet.
-    """
-    if own.end - own.start != SECURITY_OPTION_SIZE:
-        return None
-    plan = AadPlan(association.role, association.coverage, spans, own)
-    tag = packet[own.end - TAG_SIZE : own.end]
-    sequence = packet[own.start + _SEQUENCE_OFFSET : own.end - TAG_SIZE]
-    payload = packet[end:]
+def _read_layout(packet: bytes) -> Layout | DropReason:
+    """Check what every packet must fulfil before anything of it is believed."""
     try:
-        if association.encrypts_inner:
-            return association.decrypt(sequence, payload + tag, plan.build(packet, b""))
-        association.decrypt(sequence, tag, plan.build(packet, payload if association.covers_inner else b""))
-        return payload
-    except InvalidTag:
+        header = parse_base_header(packet)
+        if header.version != 0:
+            return DropReason.UNSUPPORTED_VERSION
+        layout = Layout(packet, header)
+    except ParseError:
+        return DropReason.MALFORMED
+    if layout.header.oam:
+        return DropReason.OAM
+    own = _find_own(layout)
+    if layout.header.protocol_type != ETHERTYPE_TEB and (
+        own.egress is None or layout.header.protocol_type != ETHERTYPE_HIDDEN
+    ):
+        return DropReason.UNSUPPORTED_PROTOCOL
+    seen = 0
+    for span in layout.spans:
+        if span.type & 0x80 and not is_mechanism_option(span.option_class, span.type):
+            return DropReason.UNKNOWN_CRITICAL_OPTION
+        seen += span.type == EGRESS_TYPE and span.option_class == SECURITY_CLASS
+    if seen > 1 or len(own.groups) > 1:
+        # One audience, one option: with two, which of them decides would be anyone's guess.
+        return DropReason.MALFORMED
+    if own.egress is not None:
+        start = own.egress.start + OPTION_HEADER_SIZE
+        layout.entries[b"own"] = (start, start + 4)
+    return layout
+
+
+def _find_own(layout: Layout) -> _Own:
+    security = [span for span in layout.spans if isinstance(span, SecuritySpan)]
+    return _Own(
+        next((span for span in security if span.type == EGRESS_TYPE), None),
+        tuple(span for span in security if span.type == GROUP_TYPE),
+        tuple(s for s in layout.spans if s.type == SIGNATURE_TYPE and s.option_class == SECURITY_CLASS),
+    )
+
+
+def _unprotected(layout: Layout, packet: bytes) -> Opened:
+    spans = tuple(span for span in layout.spans if not is_mechanism_option(span.option_class, span.type))
+    kinds = frozenset((span.option_class, span.type) for span in spans)
+    return Opened(layout.header, packet[layout.end :], None, kinds, packet, spans)
+
+
+def _proves_source(entry: _Entry, packet: bytes) -> bool:
+    """Check the signature of a multicast packet, whose tag any member of the group could have made."""
+    source, span, place = entry.association.source, entry.signature, entry.place
+    parts = cover(entry.association, place, packet)
+    if source is None or span is None or parts is None:
+        return False
+    _, ciphertext, clear, _ = parts
+    digest = source_digest(place.plan.build(packet, clear), ciphertext, packet[place.tag : place.end])
+    return source.verify(digest, packet[span.start + OPTION_HEADER_SIZE : span.end])
+
+
+def _refuse_header(header: BaseHeader, true_opt_len: int, hidden_mask: int) -> DropReason | None:
+    """Check a base header whose hidden fields have been restored."""
+    if not hidden_mask:
         return None
+    if header.version != 0:
+        return DropReason.UNSUPPORTED_VERSION
+    if header.oam:
+        return DropReason.OAM
+    if header.protocol_type != ETHERTYPE_TEB:
+        return DropReason.UNSUPPORTED_PROTOCOL
+    return None if header.opt_len == true_opt_len else DropReason.MALFORMED

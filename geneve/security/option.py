@@ -1,9 +1,10 @@
 """The security option, one per audience of a packet::
 
-    option header 4 B | SPI 4 B | sequence number 8 B | sealed options 0..n B | tag 16 B
+    option header 4 B | SPI 4 B | sequence number 8 B | [flow id 4 B] | [inner length 4 B]
+    | sealed part 0..n B | tag 16 B
 
 For an endpoint the type's critical bit is set: an NVE that does not know the option would hand
-ciphertext to a tenant. For a transit device it is clear: the option is none of the endpoint's business.
+ciphertext to a tenant. For transit devices it is clear: the option is none of the endpoint's business.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ from geneve.option import CRITICAL_TYPE_BIT, EXPERIMENTAL_CLASS, OPTION_HEADER_S
 
 SECURITY_CLASS = EXPERIMENTAL_CLASS
 TRANSIT_TYPE = 0x01
-"""Type of a security option whose audience is a transit device."""
+"""Type of a security option whose audience is one transit device."""
 EGRESS_TYPE = TRANSIT_TYPE | CRITICAL_TYPE_BIT
-"""Type of a security option whose audience is an NVE."""
+"""Type of a security option whose audience is an NVE, or the receivers of a multicast group."""
+GROUP_TYPE = 0x04
+"""Type of a security option whose audience are the transit devices on the path and the egress NVE."""
+SIGNATURE_TYPE = 0x05 | CRITICAL_TYPE_BIT
+"""Type of the option that proves a multicast packet's sender."""
+PADDING_TYPE = 0x03
+"""Type of the option that fills a sealed part; never seen on the wire."""
+SECURITY_TYPES = frozenset({TRANSIT_TYPE, EGRESS_TYPE, GROUP_TYPE})
 
 TAG_SIZE = 16
 """Bytes of an AEAD tag; never truncated."""
@@ -52,8 +60,13 @@ class SecuritySpan(OptionSpan):
 
 
 def is_security_option(option_class: int, option_type: int) -> bool:
-    """Return whether class and type name a security option, for either kind of audience."""
-    return option_class == SECURITY_CLASS and option_type & ~CRITICAL_TYPE_BIT == TRANSIT_TYPE
+    """Return whether class and type name a security option, for whatever audience."""
+    return option_class == SECURITY_CLASS and option_type in SECURITY_TYPES
+
+
+def is_mechanism_option(option_class: int, option_type: int) -> bool:
+    """Return whether class and type name an option that the mechanism itself puts into packets."""
+    return option_class == SECURITY_CLASS and (option_type in SECURITY_TYPES or option_type == SIGNATURE_TYPE)
 
 
 def scan_options(packet: bytes, end: int) -> list[OptionSpan]:
