@@ -60,5 +60,7 @@ class DropReason(str, Enum):
     """The packet verified, but under an association that the policy does not ask for."""
     UNAUTHORISED_SOURCE = "unauthorised_source"
     """The packet verified, but the inner source address does not belong to its sending NVE."""
+    UNAUTHORISED_GROUP = "unauthorised_group"
+    """A frame to a group of stations from an NVE that may not send to that group, or not in this way."""
     SEQUENCE_EXHAUSTED = "sequence_exhausted"
     """The association's hard packet limit is reached; sealing refuses."""

@@ -25,9 +25,13 @@ InterfaceName = Annotated[str, AfterValidator(_check_interface)]
 
 
 class Underlay(StrictModel):
-    """The NVE's side of the underlay. ``mtu`` in bytes; ``dscp`` of outer packets, or "inherit"."""
+    """The NVE's side of the underlay. ``mtu`` in bytes; ``dscp`` of outer packets, or "inherit".
+
+    ``interface`` is the one with the address; it is needed only where underlay multicast is used.
+    """
 
     address: IpAddress
+    interface: InterfaceName | None = None
     port: int = Field(default=GENEVE_PORT, ge=1, le=65535)
     mtu: int = Field(default=1500, ge=1280, le=65535)
     source_ports: int = Field(default=32, ge=1, le=256)
@@ -42,7 +46,12 @@ class LocalVni(StrictModel):
 
 
 class NveConfig(StrictModel):
-    """The whole file. Exactly one of ``nva`` and ``static_state`` says where the state comes from."""
+    """The whole file. Exactly one of ``nva`` and ``static_state`` says where the state comes from.
+
+    ``signing_key`` is a file (64 hex digits, mode 0600) with the seed of the Ed25519 key that proves multicast
+    packets; without it the process makes a key of its own. ``key_log`` is a file to which all keys are
+    written, for demonstrations only.
+    """
 
     name: Name
     underlay: Underlay
@@ -50,6 +59,8 @@ class NveConfig(StrictModel):
     nva: Nva | None = None
     static_state: NodeState | None = None
     sequence_file: str | None = None
+    signing_key: str | None = None
+    key_log: str | None = None
     stats: str | None = None
 
     @model_validator(mode="after")

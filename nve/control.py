@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import random
 import secrets
@@ -17,14 +18,25 @@ from geneve.control.tls import TlsFiles, client_context
 
 
 def make_agent(
-    name: str, nva: Nva, apply: Callable[[NodeState], None], selector: selectors.BaseSelector
+    name: str,
+    nva: Nva,
+    apply: Callable[[NodeState], None],
+    selector: selectors.BaseSelector,
+    signing_key: bytes,
 ) -> ControlAgent:
-    """Return the agent that keeps this NVE connected; its descriptor's data in ``selector`` is its ``handle``.
+    """Return the agent that keeps this NVE connected; it is its descriptor's data in ``selector``.
 
+    ``signing_key`` is the Ed25519 public key with which the NVE proves its multicast packets, 32 bytes.
     ConfigError when a certificate file cannot be used.
     """
     link = ControlLink(
-        identity=Identity(name=name, role=Role.NVE, instance=secrets.token_hex(16), nva=nva.name),
+        identity=Identity(
+            name=name,
+            role=Role.NVE,
+            instance=secrets.token_hex(16),
+            nva=nva.name,
+            signing_key=base64.b64encode(signing_key).decode("ascii"),
+        ),
         context=client_context(TlsFiles(nva.ca, nva.certificate, nva.key)),
         connect=functools.partial(_connect, nva.address, nva.port),
         random=random.random,

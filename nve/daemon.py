@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import selectors
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import Any
 from geneve.control.agent import ControlAgent
 from geneve.control.state import NodeState
 from geneve.errors import ConfigError
-from nve import sequence_file
+from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size
+from nve import key_files, sequence_file
 from nve.config import NveConfig
 from nve.control import make_agent
-from nve.dataplane import Dataplane
+from nve.dataplane import Datagram, Dataplane
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
 from nve.tap import LinkError, TenantBridge
-from nve.underlay import UnderlaySockets
+from nve.underlay import UnderlayError, UnderlaySockets
 
 BATCH = 64
 """Packets taken from one descriptor before the others get their turn."""
@@ -44,7 +46,9 @@ class NveDaemon:
         self.config = config
         self._started = time.monotonic()
         self._ready = False
-        self._dataplane = Dataplane(config.name, secrets.token_bytes(32), config.dscp)
+        signer = key_files.load_signer(config.signing_key)
+        key_log = None if config.key_log is None else key_files.KeyLog(Path(config.key_log)).write
+        self._dataplane = Dataplane(config.name, secrets.token_bytes(32), config.dscp, signer, key_log)
         self._bridges: dict[int, TenantBridge] = {}
         self._mtus: dict[int, int] = {}
         self._control: ControlAgent | None = None
@@ -55,6 +59,7 @@ class NveDaemon:
                 config.underlay.address,
                 config.underlay.port,
                 config.underlay.source_ports,
+                config.underlay.interface,
             )
             opened.callback(self._underlay.close)
             for local in config.vnis:
@@ -69,7 +74,7 @@ class NveDaemon:
                 if config.sequence_file is not None:
                     sequence_file.reserve(Path(config.sequence_file), self._dataplane.outbound_associations())
             if config.nva is not None:
-                self._control = make_agent(config.name, config.nva, self.apply, self._selector)
+                self._control = make_agent(config.name, config.nva, self.apply, self._selector, signer.public_key())
                 opened.callback(self._control.close)
             self._opened = opened.pop_all()
 
@@ -78,14 +83,35 @@ class NveDaemon:
 
     def apply(self, state: NodeState) -> None:
         """Take over a state from the NVA or the file; ConfigError keeps the previous one."""
-        unserved = {vni.vni for vni in state.vnis} - self._bridges.keys()
-        if unserved:
-            raise ConfigError(f"the state has VNI {min(unserved)}, for which the configuration has no ports.")
-        self._dataplane.apply(state)
+        self._check_serves(state)
+        try:
+            joined, left = self._underlay.set_groups(group.address for vni in state.vnis for group in vni.multicast)
+        except UnderlayError as error:
+            raise ConfigError(str(error)) from None
+        for receiver in left:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(receiver)
+            receiver.close()
+        for receiver in joined:
+            self._watch(receiver, functools.partial(self._from_underlay, receiver))
+        self._dataplane.apply(state, time.monotonic())
         for vni in state.vnis:
             self._set_mtu(vni.vni, vni.mtu)
         self._ready = True
         log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
+
+    def _check_serves(self, state: NodeState) -> None:
+        unserved = {vni.vni for vni in state.vnis} - self._bridges.keys()
+        if unserved:
+            raise ConfigError(f"the state has VNI {min(unserved)}, for which the configuration has no ports.")
+        family = 6 if ":" in self.config.underlay.address else 4
+        room = self.config.underlay.mtu - encapsulation_size(family, 0) - ETHERNET_HEADER_SIZE
+        for vni in state.vnis:
+            if vni.mtu > room:
+                raise ConfigError(
+                    f"the state gives VNI {vni.vni} an MTU of {vni.mtu}; the underlay's, {self.config.underlay.mtu}, "
+                    f"leaves {room} at most."
+                )
 
     def _set_mtu(self, vni: int, mtu: int) -> None:
         if self._mtus.get(vni) == mtu:
@@ -119,13 +145,28 @@ class NveDaemon:
                     )
                 else:
                     key.data()
-            if self._control is not None:
-                self._control.run_timers(time.monotonic())
+            self._run_timers()
         log.info("%s stops", self.config.name)
 
+    def _run_timers(self) -> None:
+        for datagram in self._dataplane.run_due(time.monotonic()):
+            self._send(datagram)
+        if self._control is None:
+            return
+        self._control.run_timers(time.monotonic())
+        for spi in self._dataplane.take_rekey_requests():
+            self._control.ask_rekey(spi)
+
     def _timeout(self) -> float:
-        deadline = self._control.next_deadline if self._control is not None else None
-        return IDLE_INTERVAL if deadline is None else min(IDLE_INTERVAL, max(0.0, deadline - time.monotonic()))
+        deadlines = [self._control.next_deadline if self._control is not None else None]
+        deadlines.append(self._dataplane.next_deadline())
+        waits = [deadline - time.monotonic() for deadline in deadlines if deadline is not None]
+        return max(0.0, min([IDLE_INTERVAL, *waits]))
+
+    def _send(self, datagram: Datagram) -> None:
+        reason = self._underlay.send(datagram)
+        if reason is not None:
+            self._dataplane.drops[reason] += 1
 
     def _from_tenants(self, vni: int) -> None:
         bridge = self._bridges[vni]
@@ -136,22 +177,23 @@ class NveDaemon:
             self._dataplane.counters["tap_gone"] += 1
             self._selector.unregister(bridge.tap.fd)
             return
-        result = self._dataplane.from_tenants(vni, frames)
+        result = self._dataplane.from_tenants(vni, frames, time.monotonic())
         for reply in result.replies:
             if not bridge.tap.write(reply):
                 self._dataplane.counters["tap_write_failed"] += 1
         for datagram in result.datagrams:
-            reason = self._underlay.send(datagram)
-            if reason is not None:
-                self._dataplane.drops[reason] += 1
+            self._send(datagram)
 
-    def _from_underlay(self) -> None:
-        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH)):
+    def _from_underlay(self, receiver: socket.socket | None = None) -> None:
+        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH, receiver)):
             if not self._bridges[vni].tap.write(frame):
                 self._dataplane.counters["tap_write_failed"] += 1
 
     def document(self) -> dict[str, Any]:
-        """Return what the stats socket tells: no secrets, only names, numbers and reasons."""
+        """Return what the stats socket tells: names, numbers, reasons, and options as tenants' NVEs read them.
+
+        Option values may have been confidential on the wire: the socket is for this node's owner only.
+        """
         networks = self._dataplane.networks
         return {
             "name": self.config.name,
@@ -160,6 +202,7 @@ class NveDaemon:
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "counters": dict(self._dataplane.counters),
+            "options": self._dataplane.seen.document(),
             "drops": {reason.value: count for reason, count in self._dataplane.drops.items()},
             "vnis": {
                 str(vni): {

@@ -1,4 +1,4 @@
-"""The NVE's decisions: tenant frames to Geneve packets and back. Pure: bytes in, bytes and counts out."""
+"""The NVE's decisions: tenant frames to Geneve packets and back. Pure: bytes and times in, bytes and counts out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import functools
 import hashlib
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from geneve.security.signature import SourceSigner
+from geneve.tags import build_tag
+
 from geneve import ecn
-from geneve.control.profile import Profile
-from geneve.control.rules import Action
-from geneve.control.state import AssociationRole, NodeState
+from geneve.control.rules import Action, Direction
+from geneve.control.state import NodeState
 from geneve.drops import DropReason
 from geneve.errors import ConfigError, ParseError
 from geneve.header import BaseHeader
@@ -22,17 +24,25 @@ from geneve.overhead import ETHERNET_HEADER_SIZE
 from geneve.packet import make_packet
 from geneve.policy import Decision, Policy
 from geneve.security.association import InboundAssociation, OutboundAssociation, SequenceExhaustedError
-from geneve.security.open import Opened, PacketOpener
-from geneve.security.seal import PacketSealer
+from geneve.security.open import PacketOpener
+from geneve.security.seal import Item
 from geneve.security.store import AssociationStore
-from geneve.telemetry import TELEMETRY_OPTION_SIZE, build_telemetry
+from geneve.telemetry import build_telemetry
 from nve import neighbours
-from nve.tables import Peer, VirtualNetwork, build_tables
+from nve.admission import refuse_frame
+from nve.cover import CoverTraffic
+from nve.sealers import Key, Target, make_targets, sealer_key
+from nve.seen import SeenOptions
+from nve.tables import VirtualNetwork, build_tables
+from nve.too_big import ErrorRate, build_too_big
+
+ERRORS_PER_SECOND, ERRORS_BURST = 100.0, 50.0
+"""How many "too big" messages the tenants of this NVE get at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """What to send to another NVE: a UDP payload, the outer traffic class, and the flow's source port index."""
+    """What to send to another NVE or a group: a UDP payload, the outer traffic class, the source port's index."""
 
     destination: str
     payload: bytes
@@ -64,24 +74,56 @@ class _Applied:
     networks: dict[int, VirtualNetwork] = field(default_factory=dict)
     policy: Policy = field(default_factory=lambda: Policy((), ()))
     opener: PacketOpener = field(default_factory=PacketOpener)
-    sealers: dict[tuple[int, str], PacketSealer] = field(default_factory=dict)
+    targets: dict[Key, Target] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Packets for a group whose proofs of source are made together."""
+
+    items: list[Item] = field(default_factory=list)
+    marks: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one call has gathered so far."""
+
+    result: Outbound
+    batches: dict[Key, _Batch] = field(default_factory=dict)
 
 
 class Dataplane:
-    """One NVE. ``flow_secret`` keys the hash that gives source ports and flow labels; ``dscp`` as in ecn.py."""
+    """One NVE. ``flow_secret`` keys the hash that gives source ports and flow labels; ``dscp`` as in ecn.py.
 
-    def __init__(self, name: str, flow_secret: bytes, dscp: int | None = 0) -> None:
+    ``signer`` proves this NVE to multicast groups. ``key_log`` is told of keys, for demonstrations only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flow_secret: bytes,
+        dscp: int | None = 0,
+        signer: SourceSigner | None = None,
+        key_log: Callable[[str], None] | None = None,
+    ) -> None:
         self.name = name
         self.drops: Counter[DropReason] = Counter()
         self.counters: Counter[str] = Counter()
+        self.seen = SeenOptions()
         self._flow_secret = flow_secret
         self._dscp = dscp
+        self._signer = signer
         self._telemetry_sequence = 0
-        self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation)
-        self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation)
+        self._errors = ErrorRate(ERRORS_PER_SECOND, ERRORS_BURST)
+        self._cover = CoverTraffic()
+        self._rekey_asked: set[int] = set()
+        self._rekey_wanted: list[int] = []
+        self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation, key_log)
+        self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation, key_log)
         self._applied = _Applied()
 
-    def apply(self, state: NodeState) -> None:
+    def apply(self, state: NodeState, now: float = 0.0) -> None:
         """Take over a state as a whole; ConfigError leaves the previous one in force."""
         if state.node != self.name:
             raise ConfigError(f"the state is for node {state.node!r}, this is {self.name!r}.")
@@ -94,12 +136,16 @@ class Dataplane:
         ends = [end for _, _, end in outbound.values()]
         try:
             opener = PacketOpener(end for _, _, end in inbound.values())
-            sealers = _make_sealers(networks, policy, ends)
+            targets = make_targets(networks.values(), policy, ends, self.name, self._signer)
         except ValueError as error:
             raise ConfigError(f"the associations do not fit together: {error}.") from None
         self._outbound.commit(outbound)
         self._inbound.commit(inbound)
-        self._applied = _Applied(networks, policy, opener, sealers)
+        self._rekey_asked &= outbound.keys()
+        for key, target in targets.items():
+            target.adopt(self._applied.targets.get(key))
+        self._applied = _Applied(networks, policy, opener, targets)
+        self._cover.apply(targets, now)
 
     def _check_ends(self, state: NodeState) -> None:
         """Refuse a key that is not this node's to use: two senders under one key would repeat nonces."""
@@ -110,7 +156,7 @@ class Dataplane:
                     f"expected {self.name!r}."
                 )
         for association in state.inbound:
-            if association.audience != self.name or association.sender == self.name:
+            if not association.opens(self.name) or association.sender == self.name:
                 raise ConfigError(
                     f"inbound association {association.spi:#010x} is from {association.sender!r} to "
                     f"{association.audience!r}; expected one from another node to {self.name!r}."
@@ -120,88 +166,185 @@ class Dataplane:
         """Return the associations this NVE seals with."""
         return self._outbound.ends()
 
+    def take_rekey_requests(self) -> list[int]:
+        """Return the SPIs of associations that newly reached their soft limit: the NVA is to replace them."""
+        wanted, self._rekey_wanted = self._rekey_wanted, []
+        return wanted
+
     @property
     def networks(self) -> dict[int, VirtualNetwork]:
         """The virtual networks in force, by VNI."""
         return self._applied.networks
 
-    def from_tenants(self, vni: int, frames: Iterable[bytes]) -> Outbound:
+    # From tenants ---------------------------------------------------------------------------------------
+
+    def from_tenants(self, vni: int, frames: Iterable[bytes], now: float = 0.0) -> Outbound:
         """Encapsulate frames that tenants of ``vni`` sent; drops are counted, never raised."""
-        result = Outbound()
+        work = _Work(Outbound())
         network = self._applied.networks.get(vni)
         for frame in frames:
             self.counters["frames_from_tenants"] += 1
-            reason = DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, result)
+            reason = DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, work, now)
             if reason is not None:
                 self.drops[reason] += 1
-        self.counters["datagrams_sent"] += len(result.datagrams)
-        return result
+        for key, batch in work.batches.items():
+            self._seal_batch(key, batch, work.result)
+        self.counters["datagrams_sent"] += len(work.result.datagrams)
+        return work.result
 
-    def _from_tenant(self, network: VirtualNetwork, frame: bytes, result: Outbound) -> DropReason | None:
+    def _from_tenant(self, network: VirtualNetwork, frame: bytes, work: _Work, now: float) -> DropReason | None:
         try:
             inner = parse_inner(frame)
         except ParseError:
             return DropReason.MALFORMED_INNER
         # The kernel lets a tagged frame be four bytes longer; encapsulated it would not fit the underlay.
         if len(frame) > network.mtu + ETHERNET_HEADER_SIZE:
+            self._tell_too_big(network, frame, inner, work.result, now)
             return DropReason.FRAME_TOO_BIG
-        decision = self._applied.policy.decide(network.vni)
-        if decision.action is Action.DISCARD:
-            return DropReason.POLICY_DISCARD
-        peers: Sequence[Peer]
-        if inner.destination[0] & 1:
+        to_many = bool(inner.destination[0] & 1)
+        if to_many:
             reply = neighbours.answer(frame, inner, network, self.name)
             if reply is not None:
                 self.counters["neighbour_replies"] += 1
-                result.replies.append(reply)
+                work.result.replies.append(reply)
                 return None
-            peers = tuple(network.peers.values())
-        else:
-            location = network.location.get(inner.destination)
-            if location == self.name:
-                self.counters["frames_for_local_tenants"] += 1
-                return None
-            peers = tuple(network.peers.values()) if location is None else (network.peers[location],)
-        if not peers:
+        decision = self._applied.policy.decide(Direction.OUT, network.vni, inner, network.kinds)
+        if decision.action is Action.DISCARD:
+            return DropReason.POLICY_DISCARD
+        location = None if to_many else network.location.get(inner.destination)
+        if location == self.name:
+            self.counters["frames_for_local_tenants"] += 1
+            return None
+        if location is not None:
+            return self._send(network, decision, frame, inner, (location,), work, now)
+        group = network.group_for(inner)
+        if group is not None:
+            return self._send_to_group(network, decision, frame, inner, group.name, work)
+        if not network.peers:
             return DropReason.UNKNOWN_DESTINATION
-        return self._encapsulate(network, decision, frame, inner, peers, result)
+        return self._send(network, decision, frame, inner, tuple(network.peers), work, now)
 
-    def _encapsulate(
+    def _tell_too_big(
+        self, network: VirtualNetwork, frame: bytes, inner: InnerFrame, result: Outbound, now: float
+    ) -> None:
+        # A tag takes its four bytes from what the tenant's IP packet may have.
+        mtu = network.mtu + ETHERNET_HEADER_SIZE - inner.network_offset
+        reply = build_too_big(frame, inner, mtu)
+        if reply is not None and self._errors.allow(now):
+            self.counters["too_big_replies"] += 1
+            result.replies.append(reply)
+
+    def _send(
         self,
         network: VirtualNetwork,
         decision: Decision,
         frame: bytes,
         inner: InnerFrame,
-        peers: Sequence[Peer],
-        result: Outbound,
+        peers: Sequence[str],
+        work: _Work,
+        now: float,
     ) -> DropReason | None:
+        """Send a frame to each of ``peers``: one, or all of the VNI."""
         label = self._flow_label(network.vni, inner)
         traffic_class = ecn.outer_traffic_class(inner, self._dscp)
+        tags = _tags_of(network, inner)
         reason: DropReason | None = None
         for peer in peers:
-            options: tuple[bytes, ...] = ()
-            if network.telemetry:
-                self._telemetry_sequence += 1
-                options = (build_telemetry(label, self._telemetry_sequence),)
+            options = self._options(network, label, tags)
+            address = network.peers[peer].address
             if decision.action is Action.BYPASS:
                 packet = _plain(network.vni, frame, options)
             else:
-                sealer = self._applied.sealers.get((network.vni, peer.name))
-                if sealer is None:
+                target = self._applied.targets.get(sealer_key(network.vni, peer, False, decision))
+                if target is None:
                     reason = DropReason.NO_ASSOCIATION
                     continue
                 try:
-                    (packet,) = sealer.seal([(frame, options)])
+                    (packet,) = target.sealer.seal([Item(frame, options, inner)])
                 except SequenceExhaustedError:
                     reason = DropReason.SEQUENCE_EXHAUSTED
                     continue
-            result.datagrams.append(Datagram(peer.address, packet, traffic_class, label))
+                self._note_limits(target)
+                target.entropy, target.traffic_class, target.tags = label, traffic_class, tags
+                self._cover.data_sent(target, now)
+            work.result.datagrams.append(Datagram(address, packet, traffic_class, label))
         return reason
+
+    def _send_to_group(
+        self, network: VirtualNetwork, decision: Decision, frame: bytes, inner: InnerFrame, name: str, work: _Work
+    ) -> DropReason | None:
+        """Send a frame to an underlay group, once for all its receivers; sealed when the call's frames are in."""
+        group = next(group for group in network.groups if group.name == name)
+        if self.name not in group.senders:
+            return DropReason.UNAUTHORISED_GROUP
+        label = self._flow_label(network.vni, inner)
+        traffic_class = ecn.outer_traffic_class(inner, self._dscp)
+        options = self._options(network, label, _tags_of(network, inner))
+        if decision.action is Action.BYPASS:
+            packet = _plain(network.vni, frame, options)
+            work.result.datagrams.append(Datagram(group.address, packet, traffic_class, label))
+            return None
+        key = sealer_key(network.vni, name, True, decision)
+        if key not in self._applied.targets:
+            return DropReason.NO_ASSOCIATION
+        batch = work.batches.setdefault(key, _Batch())
+        batch.items.append(Item(frame, options, inner))
+        batch.marks.append((traffic_class, label))
+        return None
+
+    def _seal_batch(self, key: Key, batch: _Batch, result: Outbound) -> None:
+        target = self._applied.targets[key]
+        try:
+            packets = target.sealer.seal(batch.items)
+        except SequenceExhaustedError:
+            self.drops[DropReason.SEQUENCE_EXHAUSTED] += len(batch.items)
+            return
+        self._note_limits(target)
+        for packet, (traffic_class, label) in zip(packets, batch.marks, strict=True):
+            result.datagrams.append(Datagram(target.address, packet, traffic_class, label))
+
+    def _options(self, network: VirtualNetwork, label: int, tags: tuple[int, int]) -> tuple[bytes, ...]:
+        """Return the options that a packet carries, whole, in their order on the wire."""
+        options = network.static_options
+        if network.telemetry:
+            self._telemetry_sequence += 1
+            options = (build_telemetry(label, self._telemetry_sequence), *options)
+        return (*options, build_tag(*tags)) if network.tags else options
+
+    def _note_limits(self, target: Target) -> None:
+        for association in target.associations:
+            if association.wants_rekey and association.spi not in self._rekey_asked:
+                self._rekey_asked.add(association.spi)
+                self._rekey_wanted.append(association.spi)
 
     def _flow_label(self, vni: int, inner: InnerFrame) -> int:
         # With the VNI: two tenants that use the same addresses must not show by the same label.
         digest = hashlib.blake2s(vni.to_bytes(4, "big") + inner.flow, digest_size=4, key=self._flow_secret).digest()
         return int.from_bytes(digest, "big")
+
+    # Dummies --------------------------------------------------------------------------------------------
+
+    def run_due(self, now: float) -> list[Datagram]:
+        """Return the dummy packets that are due (SEC-GEN-7)."""
+        sent: list[Datagram] = []
+        for target, size in self._cover.due(now):
+            options = self._options(target.network, target.entropy, target.tags)
+            try:
+                packet = target.sealer.seal_dummy(size, options)
+            except SequenceExhaustedError:
+                self.drops[DropReason.SEQUENCE_EXHAUSTED] += 1
+                continue
+            self._note_limits(target)
+            sent.append(Datagram(target.address, packet, target.traffic_class, target.entropy))
+        self.counters["dummies_sent"] += len(sent)
+        self.counters["datagrams_sent"] += len(sent)
+        return sent
+
+    def next_deadline(self) -> float | None:
+        """Return when :meth:`run_due` is needed next, or None."""
+        return self._cover.next_due()
+
+    # From the underlay ----------------------------------------------------------------------------------
 
     def from_underlay(self, packets: Iterable[Received]) -> list[tuple[int, bytes]]:
         """Open packets from the underlay; return ``(vni, frame)`` for each to deliver to its tenants."""
@@ -211,12 +354,14 @@ class Dataplane:
             result = self._from_underlay(packet)
             if isinstance(result, DropReason):
                 self.drops[result] += 1
+            elif result is None:
+                self.counters["dummies_received"] += 1
             else:
                 delivered.append(result)
         self.counters["frames_to_tenants"] += len(delivered)
         return delivered
 
-    def _from_underlay(self, packet: Received) -> tuple[int, bytes] | DropReason:
+    def _from_underlay(self, packet: Received) -> tuple[int, bytes] | DropReason | None:
         applied = self._applied
         opened = applied.opener.open(packet.payload, packet.source)
         if isinstance(opened, DropReason):
@@ -225,33 +370,29 @@ class Dataplane:
         network = applied.networks.get(vni)
         if network is None:
             return DropReason.UNKNOWN_VNI
-        refused = check_policy(applied.policy.decide(vni), opened)
-        if refused is not None:
-            return refused
+        if opened.dummy:
+            association = opened.association
+            bound = association is not None and association.vni in (None, vni)
+            return None if bound else DropReason.POLICY_MISMATCH
         try:
             inner = parse_inner(opened.frame)
         except ParseError:
             return DropReason.MALFORMED_INNER
-        association = opened.association
-        if association is not None and not network.authorises(association.sender, inner):
-            return DropReason.UNAUTHORISED_SOURCE
+        decision = applied.policy.decide(Direction.IN, vni, inner, opened.kinds)
+        refused = refuse_frame(decision, opened, network, inner)
+        if refused is not None:
+            return refused
+        if opened.kinds:
+            self.seen.note(opened)
         frame = ecn.decapsulate(opened.frame, inner, packet.traffic_class)
         return DropReason.ECN if frame is None else (vni, frame)
 
 
-def check_policy(decision: Decision, opened: Opened) -> DropReason | None:
-    """Compare what protected a packet with what the policy demands for it (design invariant 6)."""
-    association = opened.association
-    if decision.action is Action.DISCARD:
-        return DropReason.POLICY_DISCARD
-    if decision.action is Action.BYPASS:
-        return None if association is None else DropReason.POLICY_MISMATCH
-    if association is None:
-        return DropReason.UNPROTECTED
-    profile: Profile | None = decision.profile
-    if profile is None or association.profile != profile.name or association.vni != opened.header.vni:
-        return DropReason.POLICY_MISMATCH
-    return None
+def _tags_of(network: VirtualNetwork, inner: InnerFrame) -> tuple[int, int]:
+    """Return the security groups of sender and receiver; 0 for a receiver that is many or unknown."""
+    if not network.tags:
+        return 0, 0
+    return network.tag_of.get(inner.source, 0), network.tag_of.get(inner.destination, 0)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -265,27 +406,6 @@ def _plain(vni: int, frame: bytes, options: Sequence[bytes]) -> bytes:
     """Return the unprotected packet of RFC 8926."""
     header = _plain_header(vni, tuple([option[:OPTION_HEADER_SIZE] for option in options]))
     return b"".join((header, *options, frame))
-
-
-def _make_sealers(
-    networks: dict[int, VirtualNetwork], policy: Policy, ends: Sequence[OutboundAssociation]
-) -> dict[tuple[int, str], PacketSealer]:
-    """Pair each egress association with those of the transit devices on the way, where telemetry asks for them."""
-    transit = {(end.vni, end.audience): end for end in ends if end.role is AssociationRole.TRANSIT}
-    sealers: dict[tuple[int, str], PacketSealer] = {}
-    for end in ends:
-        network = networks.get(end.vni)
-        if end.role is not AssociationRole.EGRESS or network is None or end.audience not in network.peers:
-            continue
-        profile = policy.decide(end.vni).profile
-        if profile is None or profile.name != end.profile:
-            continue
-        path = network.peers[end.audience].transit if network.telemetry else ()
-        on_path = [transit[end.vni, device] for device in path if (end.vni, device) in transit]
-        sealer = PacketSealer(end.vni, end, on_path)
-        sealer.check_room(TELEMETRY_OPTION_SIZE if network.telemetry else 0)
-        sealers[end.vni, end.audience] = sealer
-    return sealers
 
 
 @functools.lru_cache(maxsize=4096)

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from geneve.errors import ConfigError
-from geneve.security.association import HARD_LIMIT, OutboundAssociation
+from geneve.security.association import OutboundAssociation
 
-RANGE = 2**32
-"""Packets per association and process start; sealing refuses beyond them until the next start."""
+STARTS = 16
+"""Process starts among which an association's packets are divided; sealing refuses beyond a start's share."""
 
 
 def reserve(path: Path, associations: Iterable[OutboundAssociation]) -> None:
@@ -28,15 +28,16 @@ def reserve(path: Path, associations: Iterable[OutboundAssociation]) -> None:
     used = _read(path)
     ends = list(associations)
     start = {end.spi: used.get(str(end.spi), 0) for end in ends}
+    share = {end.spi: max(1, end.hard_limit // STARTS) for end in ends}
     for end in ends:
-        if start[end.spi] + RANGE > HARD_LIMIT:
+        if start[end.spi] + share[end.spi] > end.hard_limit:
             raise ConfigError(
                 f"{path}: association {end.spi:#010x} has no sequence numbers left; give it a new SPI and secret."
             )
-        used[str(end.spi)] = start[end.spi] + RANGE
+        used[str(end.spi)] = start[end.spi] + share[end.spi]
     _write(path, used)
     for end in ends:
-        end.resume(start[end.spi], start[end.spi] + RANGE)
+        end.resume(start[end.spi], used[str(end.spi)])
 
 
 def _read(path: Path) -> dict[str, int]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from geneve.control.state import NodeState
+from geneve.tags import TAG_CLASS, TAG_TYPE
+
+from geneve.control.state import Mapping, MulticastGroup, NodeState, VniState
 from geneve.errors import ConfigError
 from geneve.inner import InnerFrame
+from geneve.option import Option
+from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 
 _UNSPECIFIED = frozenset({bytes(4), bytes(16)})
 
@@ -26,6 +31,16 @@ class Peer:
     transit: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A multicast group of the underlay; ``inner`` are the inner addresses it is for, none meaning all others."""
+
+    name: str
+    address: str
+    inner: frozenset[bytes]
+    senders: frozenset[str]
+
+
 @dataclass(slots=True)
 class VirtualNetwork:
     """One VNI at this NVE: where its MAC and IP addresses are, and which NVEs it spans."""
@@ -33,11 +48,18 @@ class VirtualNetwork:
     vni: int
     mtu: int
     telemetry: bool
+    tags: bool = False
+    static_options: tuple[bytes, ...] = ()
+    kinds: frozenset[tuple[int, int]] = frozenset()
+    """Class and type of the options that its packets carry."""
     peers: dict[str, Peer] = field(default_factory=dict)
     location: dict[bytes, str] = field(default_factory=dict)
     """MAC -> name of the NVE behind which it is, this one included."""
+    tag_of: dict[bytes, int] = field(default_factory=dict)
+    """MAC -> security group."""
     neighbours: dict[bytes, tuple[bytes, str]] = field(default_factory=dict)
     """IP -> (MAC, name of the NVE)."""
+    groups: tuple[Group, ...] = ()
     _free_ip: set[bytes] = field(default_factory=set)
     """MACs whose mapping names no IP addresses, so that none can be checked."""
 
@@ -63,10 +85,37 @@ class VirtualNetwork:
         known = self.neighbours.get(source_ip)
         return known is not None and known[1] == nve
 
+    def group_for(self, inner: InnerFrame) -> Group | None:
+        """Return the underlay group for a frame that goes to many: the one for its inner address, or the default."""
+        default = None
+        for group in self.groups:
+            if inner.destination_ip in group.inner:
+                return group
+            if not group.inner:
+                default = group
+        return default
+
+    def add_mapping(self, mapping: Mapping, own_nve: str) -> None:
+        """Note where a tenant's addresses are; ConfigError on a name that leads nowhere or a second place."""
+        if mapping.nve != own_nve and mapping.nve not in self.peers:
+            raise ConfigError(f"mapping of {mapping.mac} in VNI {self.vni} names the unknown NVE {mapping.nve!r}.")
+        mac = mac_bytes(mapping.mac)
+        if mac in self.location:
+            raise ConfigError(f"VNI {self.vni} maps {mapping.mac} twice.")
+        self.location[mac] = mapping.nve
+        self.tag_of[mac] = mapping.tag
+        if not mapping.ips:
+            self._free_ip.add(mac)
+        for ip in mapping.ips:
+            packed = ipaddress.ip_address(ip).packed
+            if packed in self.neighbours:
+                raise ConfigError(f"VNI {self.vni} maps {ip} twice.")
+            self.neighbours[packed] = (mac, mapping.nve)
+
 
 def build_tables(state: NodeState) -> dict[int, VirtualNetwork]:
     """Build the tables of every VNI in ``state``; ConfigError on a name that leads nowhere."""
-    networks = {vni.vni: VirtualNetwork(vni=vni.vni, mtu=vni.mtu, telemetry=vni.telemetry) for vni in state.vnis}
+    networks = {vni.vni: _make_network(vni) for vni in state.vnis}
     for nve in state.nves:
         for number in nve.vnis:
             if number in networks and nve.name != state.node:
@@ -75,17 +124,40 @@ def build_tables(state: NodeState) -> dict[int, VirtualNetwork]:
         network = networks.get(mapping.vni)
         if network is None:
             raise ConfigError(f"mapping of {mapping.mac} names VNI {mapping.vni}, which this node does not have.")
-        if mapping.nve != state.node and mapping.nve not in network.peers:
-            raise ConfigError(f"mapping of {mapping.mac} in VNI {mapping.vni} names the unknown NVE {mapping.nve!r}.")
-        mac = mac_bytes(mapping.mac)
-        if mac in network.location:
-            raise ConfigError(f"VNI {mapping.vni} maps {mapping.mac} twice.")
-        network.location[mac] = mapping.nve
-        if not mapping.ips:
-            network._free_ip.add(mac)
-        for ip in mapping.ips:
-            packed = ipaddress.ip_address(ip).packed
-            if packed in network.neighbours:
-                raise ConfigError(f"VNI {mapping.vni} maps {ip} twice.")
-            network.neighbours[packed] = (mac, mapping.nve)
+        network.add_mapping(mapping, state.node)
     return networks
+
+
+def _make_network(vni: VniState) -> VirtualNetwork:
+    options = [Option(item.option_class, item.type, bytes.fromhex(item.data)) for item in vni.options]
+    kinds = {(option.option_class, option.type) for option in options}
+    if len(kinds) != len(options):
+        raise ConfigError(f"VNI {vni.vni} names an option twice in 'options'.")
+    if vni.telemetry:
+        kinds.add((TELEMETRY_CLASS, TELEMETRY_TYPE))
+    if vni.tags:
+        kinds.add((TAG_CLASS, TAG_TYPE))
+    return VirtualNetwork(
+        vni=vni.vni,
+        mtu=vni.mtu,
+        telemetry=vni.telemetry,
+        tags=vni.tags,
+        static_options=tuple(option.build() for option in options),
+        kinds=frozenset(kinds),
+        groups=_make_groups(vni.vni, vni.multicast),
+    )
+
+
+def _make_groups(vni: int, groups: Iterable[MulticastGroup]) -> tuple[Group, ...]:
+    made = tuple(
+        Group(
+            group.name,
+            group.address,
+            frozenset(ipaddress.ip_address(text).packed for text in group.inner),
+            frozenset(group.senders),
+        )
+        for group in groups
+    )
+    if len({group.name for group in made}) != len(made) or sum(not group.inner for group in made) > 1:
+        raise ConfigError(f"VNI {vni} gives two multicast groups one name, or has two default groups.")
+    return made

@@ -1,8 +1,9 @@
 """The NVE's UDP sockets on the underlay (thin shell).
 
-One socket receives on the Geneve port. Packets leave through a pool of sockets, each bound to another
-port of the dynamic range, so that a flow keeps its source port and ECMP can tell flows apart
-(RFC 8926, section 3.3) without the kernel building each header anew.
+One socket receives on the Geneve port, and one more for each multicast group that was joined. Packets
+leave through a pool of sockets, each bound to another port of the dynamic range, so that a flow keeps its
+source port and ECMP can tell flows apart (RFC 8926, section 3.3) without the kernel building each header
+anew.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import ipaddress
 import secrets
 import socket
 import struct
+from collections.abc import Iterable
 
 from geneve.drops import DropReason
 from nve.dataplane import Datagram, Received, packed_address
 
 DYNAMIC_PORTS = range(49152, 65536)
+MULTICAST_HOPS = 64
+"""Hop limit of packets to groups; the kernel's own is 1."""
 IP_PMTUDISC_PROBE = 3
 """Set DF and ignore the kernel's path MTU guess: the overlay's own MTU arithmetic rules (RFC 8926, 4.4.1)."""
 IP_MTU_DISCOVER = 10
@@ -32,9 +36,14 @@ class UnderlayError(Exception):
 
 
 class UnderlaySockets:
-    """Receives on ``address``:``port``; sends from ``source_ports`` ports of the same address."""
+    """Receives on ``address``:``port``; sends from ``source_ports`` ports of the same address.
 
-    def __init__(self, address: str, port: int, source_ports: int) -> None:
+    ``interface`` is where groups are joined; without it there are none.
+    """
+
+    def __init__(self, address: str, port: int, source_ports: int, interface: str | None = None) -> None:
+        self._interface = interface
+        self._groups: dict[str, socket.socket] = {}
         self._ipv6 = ipaddress.ip_address(address).version == 6
         self._port = port
         # A datagram may be larger than the MTU: a foreign endpoint may fragment what it sends.
@@ -45,10 +54,7 @@ class UnderlaySockets:
         try:
             self.receiver = self._open(family, address, port)
             self.receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            if self._ipv6:
-                self.receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-            else:
-                self.receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+            self._want_traffic_class(self.receiver)
             for _ in range(source_ports):
                 self._senders.append(self._open_sender(family, address))
         except OSError as error:
@@ -79,16 +85,77 @@ class UnderlaySockets:
                 continue
             # Nothing is ever read from it: what strangers send there must not pile up.
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            self._prepare_multicast(sender)
             return sender
         raise OSError(errno.EADDRINUSE, "no free source port")
 
-    def receive(self, limit: int) -> list[Received]:
-        """Return up to ``limit`` datagrams that are waiting."""
+    def _prepare_multicast(self, sender: socket.socket) -> None:
+        if self._interface is None:
+            return
+        index = socket.if_nametoindex(self._interface)
+        if self._ipv6:
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, MULTICAST_HOPS)
+        else:
+            interface = struct.pack("=4s4si", bytes(4), bytes(4), index)
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, MULTICAST_HOPS)
+
+    def set_groups(self, groups: Iterable[str]) -> tuple[list[socket.socket], list[socket.socket]]:
+        """Be a member of exactly ``groups``; return the new sockets, and those left, which are not closed yet.
+
+        UnderlayError when a group cannot be joined; nothing has changed then.
+        """
+        wanted = set(groups)
+        if wanted and self._interface is None:
+            raise UnderlayError("multicast groups need the key 'underlay.interface'; add it to the configuration.")
+        joined: dict[str, socket.socket] = {}
+        try:
+            for group in sorted(wanted - self._groups.keys()):
+                joined[group] = self._join(group)
+        except OSError as error:
+            for opened in joined.values():
+                opened.close()
+            raise UnderlayError(f"cannot join multicast group {group} ({error.strerror}).") from None
+        left = [self._groups.pop(group) for group in list(self._groups) if group not in wanted]
+        self._groups |= joined
+        return list(joined.values()), left
+
+    def _join(self, group: str) -> socket.socket:
+        assert self._interface is not None
+        index = socket.if_nametoindex(self._interface)
+        packed = ipaddress.ip_address(group).packed
+        joined = self._open(socket.AF_INET6 if self._ipv6 else socket.AF_INET, group, self._port)
+        try:
+            joined.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            self._want_traffic_class(joined)
+            if self._ipv6:
+                membership = packed + struct.pack("=I", index)
+                joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
+            else:
+                membership = struct.pack("=4s4si", packed, bytes(4), index)
+                joined.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        except OSError:
+            joined.close()
+            raise
+        return joined
+
+    def _want_traffic_class(self, receiver: socket.socket) -> None:
+        if self._ipv6:
+            receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        else:
+            receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+
+    def receive(self, limit: int, receiver: socket.socket | None = None) -> list[Received]:
+        """Return up to ``limit`` datagrams that wait at ``receiver``: a group's socket, or else the node's own."""
         packets: list[Received] = []
         buffers, view = [self._buffer], self._view
+        receiver = receiver or self.receiver
         try:
             while len(packets) < limit:
-                size, control, _, peer = self.receiver.recvmsg_into(buffers, _CONTROL_SPACE)
+                size, control, _, peer = receiver.recvmsg_into(buffers, _CONTROL_SPACE)
                 payload = bytes(view[:size])
                 packets.append(Received(payload, packed_address(peer[0].partition("%")[0]), _traffic_class(control)))
         except BlockingIOError:
@@ -118,7 +185,8 @@ class UnderlaySockets:
 
     def close(self) -> None:
         """Close all sockets."""
-        for opened in [*self._senders, *([self.receiver] if hasattr(self, "receiver") else [])]:
+        receivers = [self.receiver] if hasattr(self, "receiver") else []
+        for opened in [*self._senders, *receivers, *self._groups.values()]:
             opened.close()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Callable
 
 from geneve.control.profile import InnerCoverage, Profile, SourceProof
 from geneve.control.state import Association, AssociationRole
@@ -66,6 +67,8 @@ class _End:
         self._association = association
         self._key = derive_key(association, profile)
         self._flow_keys: OrderedDict[bytes, TrafficKey] = OrderedDict()
+        self.on_flow_key: Callable[[bytes], None] | None = None
+        """Told of each flow id whose key was made; for key logs."""
 
     def __repr__(self) -> str:
         vni = "all" if self.vni is None else self.vni
@@ -78,6 +81,8 @@ class _End:
         return self._flow_keys.get(flow_id) or derive_key(self._association, self.terms, flow_id)
 
     def _keep_flow_key(self, flow_id: bytes, key: TrafficKey) -> None:
+        if self.on_flow_key is not None and flow_id not in self._flow_keys:
+            self.on_flow_key(flow_id)
         self._flow_keys[flow_id] = key
         self._flow_keys.move_to_end(flow_id)
         if len(self._flow_keys) > MAX_FLOWS:

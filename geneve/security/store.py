@@ -14,15 +14,22 @@ from geneve.control.profile import Profile
 from geneve.control.state import Association
 from geneve.errors import ConfigError
 from geneve.security.association import InboundAssociation, OutboundAssociation
+from geneve.security.keylog import log_association
 
 End = TypeVar("End", InboundAssociation, OutboundAssociation)
 
 
 class AssociationStore(Generic[End]):
-    """All ends of one kind (``make`` is their class) that a node holds, by SPI."""
+    """All ends of one kind (``make`` is their class) that a node holds, by SPI.
 
-    def __init__(self, make: Callable[[Association, Profile], End]) -> None:
+    ``key_log`` is told of the keys of each end, for demonstrations only (see keylog.py).
+    """
+
+    def __init__(
+        self, make: Callable[[Association, Profile], End], key_log: Callable[[str], None] | None = None
+    ) -> None:
         self._make: Callable[[Association, Profile], End] = make
+        self._key_log = key_log
         self._held: dict[int, tuple[Association, Profile, End]] = {}
         self._retired: set[int] = set()
 
@@ -59,6 +66,9 @@ class AssociationStore(Generic[End]):
     def commit(self, prepared: dict[int, tuple[Association, Profile, End]]) -> None:
         """Hold exactly what :meth:`prepare` returned; every other SPI is gone for good."""
         self._retired |= self._held.keys() - prepared.keys()
+        if self._key_log is not None:
+            for spi in prepared.keys() - self._held.keys():
+                log_association(*prepared[spi], self._key_log)
         self._held = prepared
 
     def ends(self) -> list[End]:
