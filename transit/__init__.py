@@ -1,1 +1,1 @@
-"""The transit device: relays every frame bit for bit and exports authenticated path telemetry."""
+"""The transit device: relays frames bit for bit, exports authenticated path telemetry, and enforces group policy."""

@@ -142,7 +142,12 @@ class TransitDaemon:
             self._exporter.flush(now, self._collector.send)
 
     def document(self) -> dict[str, Any]:
-        """Return what the stats socket tells. No drop here is a decision: a transit device forwards."""
+        """Return what the stats socket tells.
+
+        ``drops``: outcomes of group policy are the device's decisions, everything else there is loss. Without
+        group policy a transit device decides for no drop. ``options_read`` may hold what is confidential
+        between a sender and this device: the socket is the device owner's alone.
+        """
         ports = {port.interface: port.stats() for port in self._relay.ports}
         drops = self._forwarder.drops()
         for name in ("relay_send_failed", "relay_truncated", "kernel_drops"):
@@ -158,6 +163,7 @@ class TransitDaemon:
             "uptime_s": round(time.monotonic() - self._started, 3),
             "counters": counters,
             "drops": drops,
+            "options_read": self._device.options_read(),
             "interfaces": ports,
         }
 

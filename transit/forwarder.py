@@ -8,6 +8,7 @@ from transit.config import Impair
 from transit.device import TransitDevice
 from transit.exporter import Exporter
 from transit.impair import Impairment
+from transit.outcome import DROPPING
 from transit.records import Observation
 
 Send = Callable[[bytes], bool]
@@ -17,8 +18,9 @@ Send = Callable[[bytes], bool]
 class Forwarder:
     """Joins two ports, given by their ``send`` functions; ``wall_clock_ns`` is the time that records carry.
 
-    A frame leaves on the port it did not come in on, or is lost to the impairment that was asked for.
-    Its record is made when it has left: only packets that went on are part of a path.
+    A frame leaves on the port it did not come in on, or is dropped by the device's group policy, or is lost to
+    the impairment that was asked for. Its record is made when it has left: only packets that went on are part
+    of a path.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Forwarder:
         self.exporter = exporter
         self._send = send
         self._clock = wall_clock_ns
+        self._refused = dict.fromkeys(DROPPING, 0)
         self._impairments: tuple[Impairment[Observation | None], ...] = ()
         if impair is not None and not impair.idle:
             self._impairments = tuple(Impairment(impair, f"port {port}") for port in (0, 1))
@@ -43,13 +46,19 @@ class Forwarder:
         if self._impairments:
             impairment = self._impairments[ingress]
             for frame, received_ns in frames:
-                impairment.submit(frame, process(frame, ingress, received_ns).observation, now)
+                outcome, observation, forward = process(frame, ingress, received_ns)
+                if forward:
+                    impairment.submit(frame, observation, now)
+                else:
+                    self._refused[outcome] += 1
             self.run_due(now)
             return
         send = self._send[1 - ingress]
         for frame, received_ns in frames:
-            observation = process(frame, ingress, received_ns).observation
-            if observation is None:
+            outcome, observation, forward = process(frame, ingress, received_ns)
+            if not forward:
+                self._refused[outcome] += 1
+            elif observation is None:
                 send(frame)
             else:
                 self._send_observed(frame, observation, send, now)
@@ -75,8 +84,12 @@ class Forwarder:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def drops(self) -> dict[str, int]:
-        """Return the frames lost to impairment, by reason, both directions together."""
-        total = {"impair_loss": 0, "impair_overflow": 0}
+        """Return the frames that did not go on, both directions together.
+
+        Dropped by group policy under their outcome's name, lost to impairment under ``impair_...``.
+        """
+        total = {outcome.value: count for outcome, count in self._refused.items()}
+        total |= {"impair_loss": 0, "impair_overflow": 0}
         for impairment in self._impairments:
             for name, count in impairment.counters().items():
                 total[name] += count
