@@ -39,6 +39,8 @@ from transit.options_read import OptionsRead
 from transit.outcome import DROP, PASS, Decision, Outcome
 from transit.records import Observation
 
+__all__ = ["Decision", "Outcome", "TransitDevice"]
+
 _NOT_GENEVE = PASS[Outcome.NOT_GENEVE]
 _NOT_ADDRESSED = PASS[Outcome.NOT_ADDRESSED]
 _REFUSED = {

@@ -32,10 +32,11 @@ _KEY_SIZE = BASE_HEADER_SIZE + OPTION_HEADER_SIZE
 class Layout:
     """One layout: the base header, where the options end, and where each stands.
 
-    ``entries`` is for the user of the layout, to keep what depends on it and on an association.
+    ``entries`` and ``own`` are for the user of the layout: what depends on it and on an association, and from
+    where to where the SPI stands that says which one.
     """
 
-    __slots__ = ("_heads", "end", "entries", "header", "spans")
+    __slots__ = ("_heads", "end", "entries", "header", "own", "spans")
 
     def __init__(self, packet: bytes, header: BaseHeader) -> None:
         """Read the layout of ``packet``, whose base header is ``header``; ParseError as scan_options."""
@@ -48,6 +49,7 @@ class Layout:
             for span in self.spans[1:]
         ]
         self.entries: dict[bytes, Any] = {}
+        self.own: slice | None = None
 
     def fits(self, packet: bytes) -> bool:
         """Return whether ``packet``, found under this layout's key, has this layout."""

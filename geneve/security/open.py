@@ -7,6 +7,7 @@ it, and no window, counter or byte of a tenant changes before all of them have v
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from geneve.control.state import AssociationRole
@@ -22,6 +23,7 @@ from geneve.security.option import (
     GROUP_TYPE,
     SECURITY_CLASS,
     SIGNATURE_TYPE,
+    SPI_SIZE,
     OptionSpan,
     SecuritySpan,
     is_mechanism_option,
@@ -33,7 +35,8 @@ Kinds = frozenset[tuple[int, int]]
 """Options by class and type."""
 
 
-class Opened(NamedTuple):
+@dataclass(slots=True)
+class Opened:
     """A packet an NVE may look into: ``association`` is None when nothing protected it.
 
     ``header`` has the true values of hidden fields. ``kinds`` are the options that may be acted upon: those
@@ -115,6 +118,11 @@ class PacketOpener:
             by_spi = self._groups if association.role is AssociationRole.GROUP else self._to_nve
             by_spi[association.spi.to_bytes(4, "big")] = association
 
+    @property
+    def associations(self) -> dict[int, InboundAssociation]:
+        """All associations held, by SPI."""
+        return {end.spi: end for end in (*self._to_nve.values(), *self._groups.values())}
+
     def open(self, packet: bytes, source: bytes) -> Opened | DropReason:
         """Open one Geneve packet that came from the outer address ``source`` (4 or 16 bytes).
 
@@ -129,10 +137,10 @@ class PacketOpener:
             if isinstance(found, DropReason):
                 return found
             layout = found
-        own = layout.entries.get(b"own")
+        own = layout.own
         if own is None:
             return _unprotected(layout, packet)
-        entry = layout.entries.get(packet[own[0] : own[1]])
+        entry = layout.entries.get(packet[own])
         if entry is None:
             made = self._make_entry(layout, packet)
             if isinstance(made, DropReason):
@@ -157,7 +165,7 @@ class PacketOpener:
                 return complete
             opened = complete
         if not known:
-            layout.entries[packet[own[0] : own[1]]] = entry
+            layout.entries[packet[own]] = entry
             self._layouts.remember(packet, layout)
         return opened
 
@@ -277,7 +285,7 @@ def _read_layout(packet: bytes) -> Layout | DropReason:
         return DropReason.MALFORMED
     if own.egress is not None:
         start = own.egress.start + OPTION_HEADER_SIZE
-        layout.entries[b"own"] = (start, start + 4)
+        layout.own = slice(start, start + SPI_SIZE)
     return layout
 
 

@@ -40,8 +40,11 @@ class ReplayWindow:
         """Record a number that :meth:`check` accepted and whose packet verified."""
         block = sequence >> 6
         if sequence > self.highest:
-            previous = self.highest >> 6
-            for fresh in range(max(previous + 1, block - self._count + 1), block + 1):
-                self._blocks[fresh % self._count] = 0
+            ahead = block - (self.highest >> 6)
+            if ahead == 1:
+                self._blocks[block % self._count] = 0
+            elif ahead:
+                for fresh in range(max(block - ahead + 1, block - self._count + 1), block + 1):
+                    self._blocks[fresh % self._count] = 0
             self.highest = sequence
         self._blocks[block % self._count] |= 1 << (sequence & 63)

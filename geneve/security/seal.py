@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from geneve.control.profile import InnerCoverage, SourceProof
 from geneve.control.state import AssociationRole
@@ -43,7 +42,8 @@ _SEQUENCE_AT = OPTION_HEADER_SIZE + SPI_SIZE
 _WORDS_AT = _SEQUENCE_AT + SEQUENCE_SIZE
 
 
-class Item(NamedTuple):
+@dataclass(slots=True)
+class Item:
     """What one packet is made of: the inner frame, whole options in bytes, and the frame's headers if known."""
 
     frame: bytes
@@ -76,6 +76,10 @@ class _Layout:
     egress: _Step
     signature: int
     """Where the data of the signature option starts; 0 without one."""
+    start: bytes
+    """What stands in front of the sequence number where that is the only part in clear that changes, else nothing."""
+    aad_start: bytes
+    """The associated data up to the sequence number, in the same case."""
 
 
 class PacketSealer:
@@ -168,6 +172,11 @@ class PacketSealer:
         """Return the packet, and for a multicast one the digest to be signed and where the proof belongs."""
         options = item.options
         layout = self._layout(options, batch)
+        if layout.start and not self.egress.shape.padded:
+            egress = self.egress
+            sequence = egress.next_sequence()
+            sealed = egress.encrypt(sequence, item.frame, layout.aad_start + sequence)
+            return b"".join((layout.start, sequence, sealed[-TAG_SIZE:], sealed[:-TAG_SIZE])), b"", 0
         head = bytearray(layout.template)
         if layout.clear:
             clear = b"".join([options[index] for index in layout.clear])
@@ -179,7 +188,7 @@ class PacketSealer:
             total = dummy_size or self._padded_size(len(payload) + padding.LENGTH_SIZE)
             payload = padding.wrap(payload, total)
         payload, digest = self._seal_step(layout.egress, head, payload, item)
-        return bytes(head) + payload, digest, layout.signature
+        return b"".join((head, payload)), digest, layout.signature
 
     def _seal_step(self, step: _Step, head: bytearray, payload: bytes, item: Item) -> tuple[bytes, bytes]:
         """Number, encrypt and tag one security option in place; return the payload then, and a multicast digest."""
@@ -200,12 +209,14 @@ class PacketSealer:
                 encrypted = b"".join((step.revealed, hidden, step.filler, encrypted))
         aad = step.plan.build(head, clear)
         sealed = association.encrypt(sequence, encrypted, aad, flow_id)
+        ciphertext, tag = sealed[:-TAG_SIZE], sealed[-TAG_SIZE:]
+        head[step.end - TAG_SIZE : step.end] = tag
+        digest = b"" if association.source_proof is None else source_digest(aad, ciphertext, tag)
+        if step.plain:
+            return ciphertext, digest
         size = step.end - TAG_SIZE - step.sealed
-        head[step.sealed : step.end] = sealed[:size] + sealed[-TAG_SIZE:]
-        digest = b""
-        if association.source_proof is not None:
-            digest = source_digest(aad, sealed[:-TAG_SIZE], sealed[-TAG_SIZE:])
-        return sealed[size:-TAG_SIZE] + rest, digest
+        head[step.sealed : step.sealed + size] = ciphertext[:size]
+        return ciphertext[size:] + rest, digest
 
     def _fill_words(self, step: _Step, head: bytearray, payload: bytes, item: Item) -> tuple[bytes, int]:
         """Write flow id and inner length where the association has them; return both."""
@@ -231,7 +242,9 @@ class PacketSealer:
 
     def _layout(self, options: Sequence[bytes], batch: int) -> _Layout:
         # An option's own header says its class, type and length: all that the layout depends on.
-        key: tuple[bytes | int, ...] = (batch, *[option[:OPTION_HEADER_SIZE] for option in options])
+        key: tuple[bytes | int, ...] = (batch,)
+        if options:
+            key = (batch, *[option[:OPTION_HEADER_SIZE] for option in options])
         layout = self._layouts.get(key)
         if layout is None:
             layout = self._lay_out(options, batch)
@@ -284,7 +297,13 @@ class PacketSealer:
             for (association, hidden), span in zip(steps, own, strict=True)
         ]
         signature = len(template) - proof + OPTION_HEADER_SIZE if proof else 0
-        return _Layout(template, clear, tuple(made[:-1]), made[-1], signature)
+        start = aad_start = b""
+        egress = made[-1]
+        if len(made) == 1 and not clear and not proof and egress.plain:
+            # The own head ends with the sequence number, and nothing follows it in the associated data.
+            start = template[: egress.start + _SEQUENCE_AT]
+            aad_start = egress.plan.build(template, b"")[:-SEQUENCE_SIZE]
+        return _Layout(template, clear, tuple(made[:-1]), egress, signature, start, aad_start)
 
     def _filler(self, total: int, egress_size: int) -> bytes:
         """Return the padding option that makes all packets' options equally long, where that is asked for."""

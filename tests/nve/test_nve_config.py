@@ -7,7 +7,7 @@ import json
 import pytest
 
 from geneve.errors import ConfigError
-from geneve.security.association import HARD_LIMIT, OutboundAssociation
+from geneve.security.association import OutboundAssociation
 from nve import sequence_file
 from nve.__main__ import main
 from nve.config import load_config
@@ -109,7 +109,7 @@ def test_a_restart_goes_on_behind_everything_that_may_have_been_used(tmp_path):
         numbers += [process.next_sequence() for _ in range(2)]
     assert len(set(numbers)) == 6
     assert numbers == sorted(numbers)
-    assert process.hard_limit == process.last_sequence - 2 + sequence_file.RANGE
+    assert process.hard_limit == process.last_sequence - 2 + FULL.hard_limit // sequence_file.STARTS
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"1000": -1}', '{"1000": "x"}', '{"1000": true}', "\xff"])
@@ -130,7 +130,7 @@ def test_numbers_that_cannot_be_written_down_are_not_used(tmp_path):
 
 def test_a_used_up_association_needs_a_new_key(tmp_path):
     path = tmp_path / "numbers"
-    path.write_text(json.dumps({"1000": HARD_LIMIT - 5}))
+    path.write_text(json.dumps({"1000": FULL.hard_limit - 5}))
     with pytest.raises(ConfigError, match="new SPI"):
         sequence_file.reserve(path, [end()])
 

@@ -16,6 +16,7 @@ from geneve.header import BaseHeader
 from geneve.option import Option
 from geneve.packet import make_packet, parse_packet
 from geneve.security.association import InboundAssociation
+from geneve.security.seal import Item
 from geneve.security.transit import TransitVerifier, Verified
 from geneve.telemetry import parse_telemetry
 from nve.dataplane import Dataplane, Received, packed_address
@@ -200,10 +201,9 @@ def test_an_insider_cannot_use_its_key_of_one_vni_in_another():  # invariant 9
     insider = Dataplane("nve1", FLOW_SECRET)
     state = node_state("nve1", vnis=(100, 200))
     insider.apply(state)
-    sealers = insider._applied.sealers
-    stolen = sealers[100, "nve2"]
+    stolen = insider._applied.targets[100, "nve2", False, "full", None].sealer
     stolen.vni = 200
-    (packet,) = stolen.seal([(udp_frame(), ())])
+    (packet,) = stolen.seal([Item(udp_frame())])
     assert only_drop(receive(packet, at=nve("nve2", vnis=(100, 200)))) is DropReason.POLICY_MISMATCH
 
 

@@ -10,7 +10,7 @@ from geneve.control.state import NodeState, Role, TransitVni
 from geneve.header import BaseHeader
 from geneve.outer import build_datagram, build_frame
 from geneve.security.association import OutboundAssociation
-from geneve.security.seal import PacketSealer
+from geneve.security.seal import Item, PacketSealer
 from geneve.telemetry import build_telemetry
 from tests.support import FULL, association, transit_association, udp_frame
 
@@ -31,7 +31,11 @@ def make_sealer(devices: Sequence[str] = ("t1",), vni: int = 100, profile: Profi
 
 
 def sealed(sealer: PacketSealer, flow: int = 7, sequence: int = 1, extra: Sequence[bytes] = ()) -> bytes:
-    return sealer.seal([(udp_frame(), [build_telemetry(flow, sequence), *extra])])[0]
+    return seal(sealer, build_telemetry(flow, sequence), *extra)
+
+
+def seal(sealer: PacketSealer, *options: bytes) -> bytes:
+    return sealer.seal([Item(udp_frame(), options)])[0]
 
 
 def plain(vni: int = 100, options: bytes = b"", **fields: Any) -> bytes:
