@@ -106,7 +106,8 @@ def test_telemetry_that_the_tag_leaves_out_is_not_exported() -> None:
     nothing = TRANSIT_COVERAGE.model_copy(update={"options": (OptionSelector(option_class=0xFF61, type=1),)})
     profile = FULL.model_copy(update={"transit": nothing})
     device = make_device(device_state(profile=profile))
-    decision = decide(device, sealed(make_sealer(profile=profile)))
+    covered = Option(0xFF61, 1).build()
+    decision = decide(device, sealed(make_sealer(profile=profile), extra=[covered]))
     assert decision.outcome is Outcome.TELEMETRY_UNAUTHENTICATED
     assert device.counters()["verified"] == 1
 

@@ -120,7 +120,7 @@ def test_no_record_of_a_packet_that_was_lost_or_not_sent() -> None:
     lossy.forwarder.receive([(frame, NOW_NS)], 0, 0.0)
     assert lossy.out == ([], [])
     assert lossy.records() == []
-    assert lossy.forwarder.drops() == {"impair_loss": 1, "impair_overflow": 0}
+    assert {name: count for name, count in lossy.forwarder.drops().items() if count} == {"impair_loss": 1}
     broken = Wire()
     broken.up = False
     broken.forwarder.receive([(frame, NOW_NS)], 0, 0.0)
