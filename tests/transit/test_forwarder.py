@@ -1,14 +1,17 @@
-"""Bit-for-bit pass-through, as a property, and records only for packets that went on."""
+"""Bit-for-bit pass-through, as a property; frames that group policy refuses; records only for packets that went on."""
 
 from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geneve.control.rules import TagRule, Verdict
 from geneve.control.state import TransitVni
 from geneve.export import ExportOpener, ExportSealer, Opened
+from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
 from tests.transit.builders import NOW_NS, device_state, make_sealer, plain, sealed, underlay_frame
 from transit.config import Impair
@@ -19,6 +22,7 @@ from transit.records import parse_records
 
 UNPROVEN = plain(vni=200, options=build_telemetry(1, 2))
 SENT_NS = NOW_NS + 5000
+ONE_TO_TWO = TagRule(source=1, destination=2, verdict=Verdict.PERMIT)
 
 
 class Wire:
@@ -68,7 +72,7 @@ any_frames = st.lists(st.tuples(frames_of_any_kind, st.integers(0, 1)), max_size
 
 
 @given(any_frames)
-def test_every_frame_passes_bit_for_bit_and_in_order(frames: list[tuple[bytes, int]]) -> None:
+def test_without_group_policy_every_frame_passes_bit_for_bit_and_in_order(frames: list[tuple[bytes, int]]) -> None:
     wire = Wire()
     for frame, ingress in frames:
         wire.forwarder.receive([(frame, NOW_NS)], ingress, 0.0)
@@ -135,3 +139,23 @@ def test_two_devices_in_a_row() -> None:
     first.forwarder.receive([(underlay_frame(sealed(make_sealer(("t1", "t2")))), NOW_NS)], 0, 0.0)
     second.forwarder.receive([(frame, NOW_NS + 1) for frame in first.out[1]], 0, 0.0)
     assert [record["device"] for record in first.records() + second.records()] == ["t1", "t2"]
+
+
+@pytest.mark.parametrize("impair", [None, Impair(delay_ms=1.0)])
+def test_what_group_policy_refuses_is_not_sent_and_counted(impair: Impair | None) -> None:
+    wire = Wire(impair)
+    permit = TransitVni(vni=200, telemetry=True, authenticated=False, group_policy=(ONE_TO_TWO,))
+    wire.device.apply(device_state(vnis=(TransitVni(vni=100, telemetry=True), permit)))
+    telemetry = build_telemetry(1, 2)
+    arriving = [
+        underlay_frame(plain(vni=200, options=options))
+        for options in (build_tag(1, 2) + telemetry, build_tag(2, 1) + telemetry, telemetry, build_tag(1, 2))
+    ]
+    other = underlay_frame(sealed(make_sealer())[:-1])
+    wire.forwarder.receive([(frame, NOW_NS) for frame in [*arriving, other]], 0, 0.0)
+    wire.forwarder.run_due(1.0)
+    assert wire.out == ([], [arriving[0], arriving[3], other])
+    counted = wire.forwarder.drops()
+    assert {name: count for name, count in counted.items() if count} == {"tag_denied": 1, "tag_missing": 1}
+    assert [record["vni"] for record in wire.records()].count(200) == 1
+    assert counted["authentication_failed"] == 0, "counted as an outcome, and forwarded"
