@@ -1,0 +1,67 @@
+"""The twin of a tenant: same hosts and addresses, another VNI, and a profile that lacks what is probed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from geneve.control.profile import Profile
+from topologies.scenario import BUILT_IN_PROFILES, NO_PROTECTION, Scenario, Tenant
+
+TWIN_VNI = 1_000_000
+"""What is added to a tenant's VNI for each twin."""
+
+
+def twin_name(tenant: str, number: int) -> str:
+    """Return the name of a tenant's twin."""
+    return f"{tenant}-x{number}"
+
+
+def twin_host(host: str, number: int) -> str:
+    """Return the name of a host's twin; short, since interfaces are named after it."""
+    return f"{host[:6]}x{number}"
+
+
+def with_twins(scenario: Scenario, wanted: Iterable[tuple[int, str, Callable[[Profile], Profile]]]) -> Scenario:
+    """Add a twin for each ``(number, tenant, cripple)``. Policy rules for the tenant's VNI are copied to the twin's.
+
+    Profiles that rules name are crippled with the same function, where it changes them.
+    """
+    tenants: dict[str, Tenant] = dict(scenario.tenants)
+    profiles = {profile.name: profile for profile in (*BUILT_IN_PROFILES, *scenario.profiles)}
+    added: dict[str, Profile] = {}
+    policy = list(scenario.policy)
+
+    def crippled(name: str, number: int, cripple: Callable[[Profile], Profile]) -> str:
+        # Without profiles there is nothing to take away: the tenant is unprotected already.
+        if name == NO_PROTECTION:
+            return name
+        renamed = f"{name[:24]}-x{number}"
+        changed = cripple(profiles[name]).model_copy(update={"name": renamed})
+        added[renamed] = Profile.model_validate(changed.model_dump())
+        return renamed
+
+    for number, name, cripple in wanted:
+        tenant = scenario.tenants[name]
+        vni = tenant.vni + TWIN_VNI * number
+        tenants[twin_name(name, number)] = tenant.model_copy(
+            update={
+                "vni": vni,
+                "profile": crippled(tenant.profile, number, cripple),
+                "hosts": {twin_host(host, number): entry for host, entry in tenant.hosts.items()},
+                "multicast": tuple(
+                    group.model_copy(update={"name": f"{group.name[:24]}-x{number}"}) for group in tenant.multicast
+                ),
+            }
+        )
+        for rule in scenario.policy:
+            if rule.vni != tenant.vni:
+                continue
+            update: dict[str, object] = {"vni": vni}
+            if rule.name is not None:
+                update["name"] = f"{rule.name[:24]}-x{number}"
+            if rule.profile is not None:
+                update["profile"] = crippled(rule.profile, number, cripple)
+            policy.append(rule.model_copy(update=update))
+    return scenario.model_copy(
+        update={"tenants": tenants, "profiles": (*scenario.profiles, *added.values()), "policy": tuple(policy)}
+    )

@@ -1,0 +1,182 @@
+"""The mechanism experiment on the emulated network: starts each scenario, lets its probes act, keeps the evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from experiments.bench import Hosts, address_of, neighbours_on_link, started
+from experiments.context import Context, ExperimentError
+from experiments.measure import Capture
+from experiments.mechanism.crippled import twin_host, twin_name, with_twins
+from experiments.mechanism.evidence import FACTS, RECEIVED
+from experiments.mechanism.probe import Probe
+from experiments.mechanism.probes import PROBES
+from experiments.programs import Program, python_module, wait_for
+from geneve.errors import ConfigError
+from topologies.network import Testbed
+from topologies.plan import Kind
+from topologies.scenario import NO_PROTECTION, Scenario
+from topologies.scenario_file import load_scenario, scenario_path
+
+EVE = "eve"
+_CAPTURE_LIMIT = 50_000
+_PATIENCE = 2.0
+
+
+@dataclass
+class Bench:
+    """What a probe may use while it acts for one tenant."""
+
+    context: Context
+    testbed: Testbed
+    hosts: Hosts
+    tenant: str
+    """Name of the tenant or of its twin."""
+    original: str
+    """Name of the tenant of which this is the twin, or the same."""
+    label: str
+    folder: Path
+    twin: int
+    """0 for the tenant itself, the probe's number for its twin."""
+    _eve: Program | None = None
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario, twins included."""
+        return self.testbed.scenario
+
+    @property
+    def vni(self) -> int:
+        """The tenant's VNI."""
+        return self.scenario.tenants[self.tenant].vni
+
+    def host(self, name: str) -> str:
+        """Return the host that plays ``name`` of the scenario file here: the twin's own, for a twin."""
+        return twin_host(name, self.twin) if self.twin else name
+
+    def burst(self, sender: str, receiver: str, sizes: Sequence[int], interval: float = 0.01, **order: Any) -> int:
+        """Send marked messages of ``sizes`` bytes of payload and wait for them; returns how many arrived."""
+        here, there = self.host(sender), self.host(receiver)
+        log = self.hosts.receiver(there)
+        before = _lines(log)
+        command = {
+            "do": "send", "label": self.label, "trial": 0, "destination": address_of(self.scenario, there),
+            "sizes": list(sizes), "interval": interval, **order,
+        }  # fmt: skip
+        self.hosts.sender(here).ask(command, 10 + 2 * interval * len(sizes))
+        wait_for(lambda: _lines(log) - before >= len(sizes), _PATIENCE)
+        return _lines(log) - before
+
+    def eve(self) -> Program:
+        """Return the on-path attacker's program, in the place of her bridge until the scenario ends."""
+        if self._eve is None:
+            raise ExperimentError(f"scenario '{self.scenario.name}' has no attacker '{EVE}' on a link")
+        return self._eve
+
+    def stats(self) -> dict[str, Any]:
+        """Return the statistics of every NVE and transit device."""
+        names = [*self.testbed.plan.nodes(Kind.NVE), *self.testbed.plan.nodes(Kind.TRANSIT)]
+        return {name: self.testbed.stats(name) for name in names}
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run(context: Context) -> None:
+    """Run every probe, scenario by scenario, for the tenant and for its twin."""
+    for name, probes in groupby(sorted(PROBES, key=lambda probe: probe.scenario), lambda probe: probe.scenario):
+        _run_scenario(context, name, list(probes))
+
+
+def _load(context: Context, name: str, probes: Sequence[Probe]) -> Scenario:
+    try:
+        scenario = load_scenario(name)
+        text = scenario_path(name).read_text(encoding="utf-8")
+    except ConfigError as error:
+        raise ExperimentError(str(error)) from None
+    context.run.update(scenarios={**context.run.record.get("scenarios", {}), name: text})
+    return with_twins(scenario, [(_number(probe), probe.tenant, probe.cripple) for probe in probes])
+
+
+def _number(probe: Probe) -> int:
+    """Return the number of a probe's twin, unique in the run."""
+    return PROBES.index(probe) + 1
+
+
+def _run_scenario(context: Context, name: str, probes: Sequence[Probe]) -> None:
+    scenario = _load(context, name, probes)
+    with ExitStack() as stack:
+        testbed = stack.enter_context(started(context, scenario, name))
+        eve = _start_eve(context, testbed, name, stack)
+        for probe in probes:
+            for twin in (0, _number(probe)):
+                tenant = twin_name(probe.tenant, twin) if twin else probe.tenant
+                kind = "crippled" if twin else "probe"
+                context.progress.step(f"SEC-GEN-{probe.requirement} {probe.name} ({kind})", 3)
+                folder = context.raw(f"{probe.requirement:02}-{probe.name}", kind, FACTS).parent
+                with Hosts(testbed, folder) as hosts:
+                    bench = Bench(context, testbed, hosts, tenant, probe.tenant, f"{probe.name}-{kind}",
+                                  folder, twin, eve)  # fmt: skip
+                    _act(probe, bench)
+
+
+def _start_eve(context: Context, testbed: Testbed, name: str, stack: ExitStack) -> Program | None:
+    """Put the on-path attacker's relay in the place of her bridge, as in the attacks experiment."""
+    if EVE not in testbed.scenario.attackers or testbed.scenario.attackers[EVE].attach is not None:
+        return None
+    before, behind = neighbours_on_link(testbed.scenario, EVE)
+    ports = (testbed.interface(EVE, before), testbed.interface(EVE, behind))
+    node = testbed.node(EVE)
+    errors = context.raw(name, "eve.stderr")
+    program = Program(node, python_module("experiments.attacker", "on-path", *ports), errors)
+    stack.callback(program.stop)
+    program.answer()
+    node.ip([f"link set {port} nomaster" for port in ports])
+    stack.callback(node.ip, [f"link set {port} master {EVE}-br" for port in ports])
+    return program
+
+
+def _capture_place(testbed: Testbed) -> tuple[Any, str]:
+    """Return node and interface where all packets between NVEs pass: before eve, or the first NVE's own."""
+    if EVE in testbed.scenario.attackers and testbed.scenario.attackers[EVE].attach is None:
+        before, _ = neighbours_on_link(testbed.scenario, EVE)
+        return testbed.node(EVE), testbed.interface(EVE, before)
+    first = testbed.plan.nodes(Kind.NVE)[0]
+    return testbed.node(first), testbed.interface(first, testbed.scenario.nves[first].attach)
+
+
+def _act(probe: Probe, bench: Bench) -> None:
+    path = bench.context.captures() / f"{probe.requirement:02}-{bench.label}.pcap"
+    node, interface = _capture_place(bench.testbed)
+    before = bench.stats()
+    with Capture(node, interface, path, "udp port 6081", _CAPTURE_LIMIT):
+        facts = probe.act(bench)
+    tenant = bench.scenario.tenants[bench.tenant]
+    profile = None if tenant.profile == NO_PROTECTION else bench.scenario.profile(tenant.profile)
+    document = {
+        "requirement": probe.requirement, "probe": probe.name, "label": bench.label, "tenant": bench.tenant,
+        "twin": bench.twin, "vni": bench.vni, "capture": bench.context.relative(path),
+        "profile": None if profile is None else profile.model_dump(mode="json"),
+        "hosts": {name: bench.host(name) for name in bench.scenario.tenants[bench.original].hosts},
+        "addresses": bench.testbed.plan.underlay_addresses,
+        "associations": _associations(bench, (bench.vni,)),
+        "stats": {"before": before, "after": bench.stats()},
+        "facts": facts,
+    }  # fmt: skip
+    (bench.folder / FACTS).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _associations(bench: Bench, vnis: Iterable[int]) -> list[dict[str, Any]]:
+    view = bench.testbed.rest("/v1/associations")
+    wanted = {*vnis, None}
+    return [entry for entry in view.get("associations", []) if entry.get("vni") in wanted]
+
+
+__all__ = ["EVE", "RECEIVED", "Bench", "run"]

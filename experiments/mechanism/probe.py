@@ -1,0 +1,48 @@
+"""What a probe is: what it does on the emulated network, and how its evidence is judged afterwards.
+
+A probe judges captures, what receivers got and what nodes read of packets, never what an endpoint
+claims to have done. Each runs twice, side by side: for a tenant under the profile that is to meet the
+requirement, and for its twin under a crippled one, where the same judge must say "not met".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geneve.control.profile import Profile
+
+if TYPE_CHECKING:
+    from experiments.mechanism.evidence import Evidence
+    from experiments.mechanism.live import Bench
+
+MUST, SHOULD = "MUST", "SHOULD"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One statement that a judge checked. ``packets`` are numbers in the capture, counted from 1."""
+
+    statement: str
+    holds: bool
+    reason: str
+    packets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One probe of one requirement.
+
+    ``act`` does on the network what is needed, for the tenant it is given, and returns facts that are kept;
+    ``judge`` gets the evidence back from disk. ``cripple`` takes the protection out of the profile.
+    """
+
+    requirement: int
+    level: str
+    name: str
+    scenario: str
+    tenant: str
+    act: Callable[[Bench], dict[str, object]]
+    judge: Callable[[Evidence], list[Finding]]
+    cripple: Callable[[Profile], Profile]
