@@ -13,7 +13,8 @@ device enforces anything, it also drops what it cannot read and a receiver might
 not follow, packets too short for a VNI, Geneve of another version. A header that hides its VNI says 0: such a
 packet has the policy of VNI 0 at devices that are not told the VNI, as a rule none, and its NVE decides.
 A tag for the device binds the groups to the packet as far as its coverage goes; what it leaves out, such as
-the inner frame, the egress NVE's tag ties to the same options.
+the inner frame, the egress NVE's tag ties to the same options. Under a key that a group of devices shares, any
+member could have made the tag: give a device that enforces against the others a key of its own.
 
 Before its first state a device has no policy and forwards everything.
 """
@@ -97,8 +98,7 @@ class TransitDevice:
         """
         location = locate(frame)
         if location is None:
-            evasion = find_evasion(frame) if self._enforcing else None
-            if evasion is None:
+            if not self._enforcing or (evasion := find_evasion(frame)) is None:
                 self._passed += 1  # an integer: the dictionary below is dear for frames that are not looked into
                 return _NOT_GENEVE
             decision = DROP[evasion]

@@ -99,7 +99,8 @@ def test_without_group_policy_it_is_none_of_the_devices_business(name: str) -> N
 def test_stack_of_priority_tags() -> None:
     packet = ipv4(udp())
     assert decide(enforcing(), ethernet(packet, 4)).outcome is Outcome.TAG_MISSING
-    assert decide(enforcing(), ethernet(packet, 5)) == Decision(Outcome.UNREADABLE, forward=False)
+    for behind in (packet, FOREIGN["TCP"]):
+        assert decide(enforcing(), ethernet(behind, 5)) == Decision(Outcome.UNREADABLE, forward=False)
 
 
 FOREIGN = {

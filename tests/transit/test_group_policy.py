@@ -192,6 +192,8 @@ def test_control_with_two_tags() -> None:
     device = firewall(vni_policy(authenticated=False), inbound=[])
     assert decide(device, plain(options=GOOD + DENIED)) == dropped(Outcome.TAG_MALFORMED)
     assert decide(device, plain(options=DENIED)) == dropped(Outcome.TAG_DENIED)
+    foreign = Option(0xFF61, TAG_TYPE, GOOD[4:]).build()
+    assert decide(device, plain(options=foreign)) == dropped(Outcome.TAG_MISSING)
     assert decide(device, plain(options=GOOD)) == Decision(Outcome.NOT_ADDRESSED)
 
 
