@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geneve.config import load
+from geneve.control.rules import Direction
 from geneve.control.state import NodeState
 from geneve.errors import ConfigError
+from geneve.inner import parse_inner
 from geneve.policy import Policy
-from tests.support import FULL, association, node_state
+from tests.support import FULL, association, node_state, udp_frame
 
 BASE = "node: nve1\nrole: nve\n"
 
@@ -78,4 +80,5 @@ def test_a_rule_with_an_unknown_profile_is_refused():
     state = node_state("nve1")
     with pytest.raises(ConfigError, match="'full'"):
         Policy(state.policy, ())
-    assert Policy(state.policy, (FULL,)).decide(100).profile == FULL
+    decision = Policy(state.policy, (FULL,)).decide(Direction.OUT, 100, parse_inner(udp_frame()), frozenset())
+    assert decision.profile == FULL
