@@ -15,7 +15,7 @@ from controller.associations import AssociationTable, Paths, role_of
 from controller.inventory import Inventory
 from controller.states import build_state
 from geneve.control import jsonrpc
-from geneve.control.state import NodeState
+from geneve.control.state import PUBLIC_KEY_SIZE, NodeState, Role, is_base64
 from geneve.errors import ParseError
 
 ACKNOWLEDGE_WAIT = 2.0
@@ -117,6 +117,7 @@ class _Node:
     state: NodeState | None = field(default=None, repr=False)
     push: _Push | None = None
     refusal: str | None = None
+    signing_key: str | None = None
 
 
 class Nva:
@@ -209,12 +210,14 @@ class Nva:
             if self._nodes[name].connection == connection:
                 return [Send(connection, jsonrpc.Response(request.id))]
             return [_error(connection, request, _NOT_REGISTERED, "register first")]
-        answer = _error(connection, request, jsonrpc.METHOD_NOT_FOUND, "the methods are register and ping")
+        if request.method == "rekey":
+            return self._rekey(connection, name, request, now)
+        answer = _error(connection, request, jsonrpc.METHOD_NOT_FOUND, "the methods are register, ping and rekey")
         return [answer, self._end(connection, "asked for a method that does not exist", now)]
 
     def _register(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
         try:
-            instance = _instance(request)
+            instance, signing_key = _registration(request, self._inventory.nodes[name].role)
         except ParseError as error:
             answer = _error(connection, request, jsonrpc.INVALID_PARAMS, str(error))
             return [answer, self._end(connection, str(error), now)]
@@ -229,12 +232,29 @@ class Nva:
         if node.connection is not None:
             effects.append(self._end(node.connection, "registered anew on another connection", now))
         again = "again" if node.known else "first time"
-        self._nodes[name] = _Node(connection, instance, True, now, version=node.version)
+        self._nodes[name] = _Node(connection, instance, True, now, version=node.version, signing_key=signing_key)
+        self.associations.set_signer(name, signing_key)
         # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
         self._dirty |= {name} | self.associations.forget(name)
         self._dirty |= self.associations.settle(self._paths, self._registered(), now)
         self.report(now, "registered", name, f"{self._inventory.nodes[name].role.value}, {again}")
         return [*effects, accepted]
+
+    def _rekey(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
+        """Replace an association whose sender says that it has reached its soft limit."""
+        if self._nodes[name].connection != connection:
+            return [_error(connection, request, _NOT_REGISTERED, "register first")]
+        spi = request.params.get("spi")
+        if set(request.params) != {"spi"} or isinstance(spi, bool) or not isinstance(spi, int):
+            return [_error(connection, request, jsonrpc.INVALID_PARAMS, "rekey takes the parameter spi, a number")]
+        if self.associations.sender_of(spi) != name:
+            self.report(now, "refused", name, f"asked to rekey {spi:#x}, which is none of its own")
+            return [_error(connection, request, _REFUSED, "no such association of yours")]
+        concerned = self.associations.renew(spi, now)
+        if concerned:
+            self.report(now, "rekey", name, f"association {spi:#010x} reached its soft limit")
+        self._dirty |= concerned
+        return [Send(connection, jsonrpc.Response(request.id))]
 
     def _answer(
         self, connection: int, name: str, answer: jsonrpc.Response | jsonrpc.ErrorResponse, now: float
@@ -344,12 +364,19 @@ def _error(connection: int, request: jsonrpc.Request, code: int, text: str) -> S
     return Send(connection, jsonrpc.ErrorResponse(request.id, code, text))
 
 
-def _instance(request: jsonrpc.Request) -> str:
+def _registration(request: jsonrpc.Request, role: Role) -> tuple[str, str | None]:
+    """Return instance and signing key of a registration; ParseError when its parameters are not sound."""
     instance, protocol = request.params.get("instance"), request.params.get("protocol")
-    if set(request.params) != {"instance", "protocol"}:
-        raise ParseError("register takes the parameters instance and protocol")
+    if not {"instance", "protocol"} <= set(request.params) <= {"instance", "protocol", "signing_key"}:
+        raise ParseError("register takes the parameters instance, protocol and, for an NVE, signing_key")
     if isinstance(protocol, bool) or protocol != _PROTOCOL:
         raise ParseError(f"only protocol {_PROTOCOL} is spoken here")
     if not isinstance(instance, str) or not 0 < len(instance) <= _MAX_INSTANCE or not instance.isascii():
         raise ParseError(f"instance must be 1 to {_MAX_INSTANCE} ASCII characters")
-    return instance
+    signing_key = request.params.get("signing_key")
+    if signing_key is not None:
+        if role is not Role.NVE:
+            raise ParseError("only an NVE has a signing key")
+        if not isinstance(signing_key, str) or not is_base64(signing_key, PUBLIC_KEY_SIZE):
+            raise ParseError(f"signing_key must be base64 of {PUBLIC_KEY_SIZE} bytes")
+    return instance, signing_key

@@ -34,6 +34,7 @@ class ControlAgent:
         self._link = link
         self._apply = apply
         self._watch, self._unwatch = watch, unwatch
+        self._rekeys: dict[int, None] = {}
         # Generation, descriptor, for writing. The number of a closed descriptor comes back for another
         # connection, so the generation tells them apart.
         self._watched: tuple[int, int, bool] | None = None
@@ -65,6 +66,14 @@ class ControlAgent:
         if now >= self._link.next_deadline:
             self._act(self._link.on_timer(now))
             self._flush(now)
+        if self._rekeys:
+            self._rekeys = {spi: None for spi in self._rekeys if not self._link.ask_rekey(spi)}
+            self._flush(now)
+
+    def ask_rekey(self, spi: int) -> None:
+        """Ask the NVA for an association in place of ``spi``, now or once the node is registered again."""
+        log.warning("association %#010x reached its soft limit; asking for another", spi)
+        self._rekeys[spi] = None
 
     def close(self) -> None:
         """Close the connection for good."""

@@ -4,7 +4,8 @@
 bytes and events out. :class:`ControlLink` keeps one going over a transport that the caller's
 ``connect`` opens, and opens a new one after a failure, later and later, at random times.
 
-Requests of the node: ``register {instance, protocol}`` and ``ping {}``. Request of the NVA:
+Requests of the node: ``register {instance, protocol, signing_key}`` (the last for NVEs that have one), ``ping {}``
+and ``rekey {spi}``. Request of the NVA:
 ``state {epoch, version, state}``, answered ``{version}`` once the node has applied it.
 """
 
@@ -61,12 +62,16 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this node is. ``instance`` is random for each start of the process, so the NVA sees a restart."""
+    """Who this node is. ``instance`` is random for each start of the process, so the NVA sees a restart.
+
+    ``signing_key`` is base64 of the Ed25519 public key with which an NVE proves its multicast packets.
+    """
 
     name: str
     role: Role
     instance: str
     nva: str
+    signing_key: str | None = None
 
 
 @dataclass(slots=True)
@@ -125,7 +130,9 @@ class NodeSession:
         self._next_ping = math.inf
         self.registered = False
         """Whether the NVA has accepted the registration."""
-        params = {"instance": identity.instance, "protocol": PROTOCOL_VERSION}
+        params: dict[str, Any] = {"instance": identity.instance, "protocol": PROTOCOL_VERSION}
+        if identity.signing_key is not None:
+            params["signing_key"] = identity.signing_key
         self._send(jsonrpc.Request(self._register_id, "register", params))
 
     def take_outgoing(self) -> bytes:
@@ -156,8 +163,7 @@ class NodeSession:
             raise SessionError(f"the NVA did not answer for {SILENCE_LIMIT:g} s")
         if now >= self._next_ping:
             self._next_ping = now + PING_INTERVAL
-            self._send(jsonrpc.Request(self._next_id, "ping"))
-            self._next_id += 1
+            self._ask("ping")
 
     def acknowledge(self, event: StateReceived) -> None:
         """Record that the caller has applied ``event``'s state, and tell the NVA."""
@@ -169,6 +175,14 @@ class NodeSession:
         """Tell the NVA that ``event``'s state cannot be applied; the last good one stays."""
         for request in self._offers.pop((event.epoch, event.version), ()):
             self._send(jsonrpc.ErrorResponse(request, jsonrpc.INVALID_PARAMS, reason))
+
+    def ask_rekey(self, spi: int) -> None:
+        """Ask the NVA for an association in place of one that has reached its soft limit."""
+        self._ask("rekey", {"spi": spi})
+
+    def _ask(self, method: str, params: dict[str, Any] | None = None) -> None:
+        self._send(jsonrpc.Request(self._next_id, method, params or {}))
+        self._next_id += 1
 
     def _send(self, message: jsonrpc.Message) -> None:
         self._tls.send(jsonrpc.encode(message))
@@ -342,6 +356,13 @@ class ControlLink:
         """Say in one sentence why ``event``'s state cannot be applied; the last good one stays in force."""
         if self._session is not None:
             self._session.refuse(event, reason)
+
+    def ask_rekey(self, spi: int) -> bool:
+        """Ask for an association in place of ``spi``; False while the node is not registered."""
+        if self._session is None or not self._session.registered:
+            return False
+        self._session.ask_rekey(spi)
+        return True
 
     def close(self) -> None:
         """Close the connection and make no other."""

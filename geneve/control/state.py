@@ -173,12 +173,16 @@ class Association(StrictModel):
         return base64.b64decode(self.secret.get_secret_value())
 
 
-def _check_base64(value: str, size: int) -> None:
+def is_base64(value: str, size: int) -> bool:
+    """Return whether ``value`` is base64 of exactly ``size`` bytes."""
     try:
-        found = len(base64.b64decode(value, validate=True))
+        return len(base64.b64decode(value, validate=True)) == size
     except (binascii.Error, ValueError):
-        raise ValueError("expected base64") from None
-    if found != size:
+        return False
+
+
+def _check_base64(value: str, size: int) -> None:
+    if not is_base64(value, size):
         raise ValueError(f"expected base64 of {size} bytes")
 
 
