@@ -76,10 +76,12 @@ class SwitchWriter:
         if isinstance(command, Emit):
             return [openflow.packet_out(datapath, command.port, command.frame)]
         if isinstance(command, Update):
-            added = [openflow.flow_add(datapath, rule) for rule in command.add]
-            return added + [openflow.flow_delete(datapath, rule) for rule in command.delete]
+            messages = [openflow.group_add(datapath, entry) for entry in command.new_groups]
+            messages += [openflow.flow_add(datapath, rule) for rule in command.add]
+            messages += [openflow.flow_delete(datapath, rule) for rule in command.delete]
+            return messages + [openflow.group_delete(datapath, entry) for entry in command.old_groups]
         if isinstance(command, Clear):
-            return [openflow.flow_clear(datapath)]
+            return [openflow.flow_clear(datapath), openflow.group_clear(datapath)]
         return []
 
 

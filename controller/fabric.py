@@ -7,6 +7,7 @@ as a learning switch does, so that no frame is lost while a place is being learn
 from __future__ import annotations
 
 import heapq
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ MAX_HOSTS_PER_PORT = 256
 """Source addresses noted on one edge port; what comes beyond is forwarded and not noted."""
 
 LEARN_TABLE, FORWARD_TABLE = 0, 1
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
 
 _GROUP_BIT = "01:00:00:00:00:00"
 _LINK_LOCAL = ("01:80:c2:00:00:00", "ff:ff:ff:ff:ff:f0")
@@ -30,11 +32,37 @@ class Match:
     eth_src: str | None = None
     eth_dst: str | None = None
     eth_dst_mask: str | None = None
+    ip_dst: str | None = None
+    """IPv4 or IPv6, as ``eth_type`` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMembers:
+    """A multicast group of the underlay, and the MAC addresses of its senders and receivers."""
+
+    address: str
+    macs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """One entry of a switch's group table, of type ALL: a packet goes to every port but the one it came from.
+
+    An entry never changes: another set of ports is another entry, with an id of its own.
+    """
+
+    address: str
+    ports: tuple[int, ...]
+
+    @property
+    def group_id(self) -> int:
+        """The id in the switch's group table."""
+        return zlib.crc32(f"{self.address} {self.ports}".encode()) & 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class FlowRule:
-    """One OpenFlow rule as plain data. No output and no ``goto`` means drop."""
+    """One OpenFlow rule as plain data. No output, no group and no ``goto`` means drop."""
 
     table: int
     priority: int
@@ -42,6 +70,7 @@ class FlowRule:
     outputs: tuple[int, ...] = ()
     controller: bool = False
     goto: int | None = None
+    group: GroupEntry | None = None
 
     @property
     def key(self) -> tuple[int, int, Match]:
@@ -90,6 +119,23 @@ class Routes:
         """Return the port of ``dpid`` towards another switch, or None when it cannot be reached."""
         after = self._next.get(target, {}).get(dpid)
         return None if after is None or after == dpid else self._links[dpid][after][1]
+
+    def tree_branches(self, dpid: int) -> dict[int, set[int]]:
+        """Return each port of ``dpid`` that is part of the spanning tree, and the switches that are behind it."""
+        neighbours: dict[int, dict[int, int]] = {}
+        for link in self.tree:
+            neighbours.setdefault(link.a, {})[link.b] = link.a_port
+            neighbours.setdefault(link.b, {})[link.a] = link.b_port
+        branches: dict[int, set[int]] = {}
+        for first, port in neighbours.get(dpid, {}).items():
+            reached, waiting = {dpid}, [first]
+            while waiting:
+                switch = waiting.pop()
+                if switch not in reached:
+                    reached.add(switch)
+                    waiting += neighbours[switch]
+            branches[port] = reached - {dpid}
+        return branches
 
     def path(self, start: int, target: int) -> tuple[int, ...] | None:
         """Return the switches from ``start`` to ``target``, both included, or None."""
@@ -165,7 +211,9 @@ class Hosts:
         return frozenset(self._seen.get(place, ()))
 
 
-def desired_rules(topology: Topology, routes: Routes, hosts: Hosts) -> dict[int, Rules]:
+def desired_rules(
+    topology: Topology, routes: Routes, hosts: Hosts, groups: Iterable[GroupMembers] = ()
+) -> dict[int, Rules]:
     """Return the rules that every connected switch should have."""
     locations = hosts.locations()
     link_ports: dict[int, dict[int, bool]] = {dpid: {} for dpid in topology.switches}
@@ -176,8 +224,10 @@ def desired_rules(topology: Topology, routes: Routes, hosts: Hosts) -> dict[int,
     edges: dict[int, list[int]] = {dpid: [] for dpid in topology.switches}
     for dpid, port in topology.edges:
         edges[dpid].append(port)
+    multicast = _multicast_rules(topology, routes, locations, groups)
     return {
-        dpid: frozenset(_learn_rules(dpid, link_ports[dpid], edges[dpid], hosts))
+        dpid: frozenset(multicast.get(dpid, ()))
+        | frozenset(_learn_rules(dpid, link_ports[dpid], edges[dpid], hosts))
         | frozenset(_forward_rules(dpid, routes, locations))
         | frozenset(_flood_rules(link_ports[dpid], edges[dpid]))
         for dpid in topology.switches
@@ -211,6 +261,25 @@ def _forward_rules(dpid: int, routes: Routes, locations: Mapping[str, PortId]) -
     return rules
 
 
+def _multicast_rules(
+    topology: Topology, routes: Routes, locations: Mapping[str, PortId], groups: Iterable[GroupMembers]
+) -> dict[int, list[FlowRule]]:
+    """Return the rules of each switch for multicast groups: along the spanning tree, to where members are only."""
+    rules: dict[int, list[FlowRule]] = {}
+    for group in groups:
+        members = {locations[mac] for mac in group.macs if mac in locations}
+        eth_type = ETHERTYPE_IPV6 if ":" in group.address else ETHERTYPE_IPV4
+        match = Match(eth_type=eth_type, ip_dst=group.address)
+        for dpid in topology.switches:
+            ports = {port for switch, port in members if switch == dpid}
+            for port, reached in routes.tree_branches(dpid).items():
+                if any(switch in reached for switch, _ in members):
+                    ports.add(port)
+            entry = GroupEntry(group.address, tuple(sorted(ports)))
+            rules.setdefault(dpid, []).append(FlowRule(FORWARD_TABLE, 250, match, group=entry))
+    return rules
+
+
 def _flood_rules(link_ports: Mapping[int, bool], edges: Iterable[int]) -> list[FlowRule]:
     group = Match(eth_dst=_GROUP_BIT, eth_dst_mask=_GROUP_BIT)
     outputs = tuple(sorted([*edges, *(port for port, in_tree in link_ports.items() if in_tree)]))
@@ -221,7 +290,7 @@ def _flood_rules(link_ports: Mapping[int, bool], edges: Iterable[int]) -> list[F
     for port, in_tree in link_ports.items():
         if not in_tree:  # what is flooded never travels on this link: never let it in, even for a moment
             match = Match(in_port=port, eth_dst=group.eth_dst, eth_dst_mask=group.eth_dst_mask)
-            rules.append(FlowRule(FORWARD_TABLE, 210, match))
+            rules.append(FlowRule(FORWARD_TABLE, 260, match))
             rules.append(FlowRule(FORWARD_TABLE, 10, Match(in_port=port)))
     return rules
 
@@ -232,3 +301,8 @@ def difference(installed: Rules, desired: Rules) -> tuple[list[FlowRule], list[F
     added = sorted(desired - installed, key=repr)
     deleted = sorted((rule for rule in installed - desired if rule.key not in keys), key=repr)
     return added, deleted
+
+
+def groups_of(rules: Iterable[FlowRule]) -> set[GroupEntry]:
+    """Return the group entries that ``rules`` need."""
+    return {rule.group for rule in rules if rule.group is not None}

@@ -6,6 +6,7 @@ references are checked across the whole file, and the first fault is reported in
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from pydantic import Field
 from geneve.config import StrictModel, load
 from geneve.control.names import IpAddress, MacAddress, Name, Vni
 from geneve.control.profile import Profile
-from geneve.control.rules import Action
-from geneve.control.state import Mapping, Role
+from geneve.control.rules import Action, Rule, TagRule
+from geneve.control.state import Mapping, MulticastGroup, Role, StaticOption
 from geneve.errors import ConfigError
+from geneve.policy import Policy
 
 MAX_PATH_COST = 65535
 """Largest cost of one link."""
@@ -66,13 +68,22 @@ class InventoryNode(StrictModel):
 
 
 class InventoryVni(StrictModel):
-    """One virtual network: its tenant, what its policy does, and its tenants' MTU in bytes."""
+    """One virtual network: its tenant, what its policy does, what packets carry, and its tenants' MTU in bytes.
+
+    ``action`` and ``profile`` hold where no rule of the inventory's ``policy`` matches. ``group_policy`` is
+    enforced by the transit devices in ``enforcers``, or, if there are none, by all on the VNI's paths.
+    """
 
     vni: Vni
     tenant: Name
     action: Action
     profile: Name | None = None
     telemetry: bool = False
+    tags: bool = False
+    options: tuple[StaticOption, ...] = ()
+    multicast: tuple[MulticastGroup, ...] = ()
+    group_policy: tuple[TagRule, ...] | None = None
+    enforcers: tuple[Name, ...] = ()
     mtu: int = Field(ge=576, le=65535)
 
 
@@ -88,6 +99,14 @@ class Inventory(StrictModel):
     profiles: tuple[Profile, ...] = ()
     vnis: tuple[InventoryVni, ...] = ()
     mappings: tuple[Mapping, ...] = ()
+    policy: tuple[Rule, ...] = ()
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Return the whole policy: the rules given, then one for each VNI with what holds otherwise."""
+        derived = [
+            Rule(name=f"vni-{vni.vni}", vni=vni.vni, action=vni.action, profile=vni.profile) for vni in self.vnis
+        ]
+        return (*self.policy, *derived)
 
     def members(self, vni: int) -> tuple[str, ...]:
         """Return the names of the NVEs that have mappings in ``vni``, sorted."""
@@ -141,7 +160,17 @@ def parse_inventory(text: str, source: str) -> Inventory:
 
 
 def _first_fault(inventory: Inventory) -> str | None:
-    checks = (_check_switches, _check_links, _check_nodes, _check_places, _check_vnis, _check_mappings)
+    checks = (
+        _check_switches,
+        _check_links,
+        _check_nodes,
+        _check_places,
+        _check_vnis,
+        _check_mappings,
+        _check_policy,
+        _check_groups,
+        _check_enforcers,
+    )
     for check in checks:
         fault = check(inventory)
         if fault is not None:
@@ -259,4 +288,56 @@ def _check_mappings(inventory: Inventory) -> str | None:
             if (mapping.vni, ip) in ips:
                 return f"{where}.ips': {ip} is in VNI {mapping.vni} already; each is unique in a VNI."
             ips.add((mapping.vni, ip))
+    return None
+
+
+def _check_policy(inventory: Inventory) -> str | None:
+    vnis = {vni.vni for vni in inventory.vnis}
+    for number, rule in enumerate(inventory.policy):
+        if rule.vni is not None and rule.vni not in vnis:
+            return f"key 'policy.{number}.vni': VNI {rule.vni} is not in 'vnis'; add it there or correct the number."
+    try:
+        Policy(inventory.rules(), inventory.profiles)
+    except ConfigError as error:
+        return f"key 'policy': {error}"
+    for profile in inventory.profiles:
+        for device in profile.devices:
+            node = inventory.nodes.get(device)
+            if node is None or node.role is not Role.TRANSIT:
+                return f"key 'profiles': '{profile.name}' names '{device}' in 'devices', which is no transit device."
+    return None
+
+
+def _check_groups(inventory: Inventory) -> str | None:
+    names: set[str] = set(inventory.nodes)
+    addresses: set[str] = set()
+    family = ipaddress.ip_address(inventory.nva.address).version
+    for number, vni in enumerate(inventory.vnis):
+        for place, group in enumerate(vni.multicast):
+            where = f"key 'vnis.{number}.multicast.{place}"
+            if group.name in names:
+                return f"{where}.name': '{group.name}' is in use already; give each group a name of its own."
+            if group.address in addresses or ipaddress.ip_address(group.address).version != family:
+                return f"{where}.address': expected an IPv{family} group that no other uses, found {group.address}."
+            names.add(group.name)
+            addresses.add(group.address)
+            stranger = next((name for name in group.senders if name not in inventory.members(vni.vni)), None)
+            if stranger is not None:
+                return f"{where}.senders': '{stranger}' is no NVE with tenants in VNI {vni.vni}; remove it."
+    return None
+
+
+def _check_enforcers(inventory: Inventory) -> str | None:
+    for number, vni in enumerate(inventory.vnis):
+        where = f"key 'vnis.{number}"
+        if vni.group_policy is not None and not vni.tags:
+            return f"{where}.group_policy': packets of VNI {vni.vni} carry no security groups; set 'tags: true'."
+        if vni.group_policy is not None and vni.multicast:
+            return f"{where}.multicast': enforcers would drop packets to groups, which carry no tags for them."
+        if vni.enforcers and vni.group_policy is None:
+            return f"{where}.enforcers': there is no 'group_policy' to enforce; add one or remove them."
+        for name in vni.enforcers:
+            node = inventory.nodes.get(name)
+            if node is None or node.role is not Role.TRANSIT:
+                return f"{where}.enforcers': '{name}' is no transit device; correct the name."
     return None

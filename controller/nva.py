@@ -273,7 +273,7 @@ class Nva:
         return []
 
     def _overdue(self, now: float) -> list[Effect]:
-        self._dirty |= self.associations.activate_overdue(now)
+        self._dirty |= self.associations.tick(now)
         effects: list[Effect] = []
         for node in self._nodes.values():
             if node.push is not None and node.connection is not None and now - node.push.since > PUSH_LIMIT:
@@ -341,9 +341,12 @@ class Nva:
                     "role": held.association.role.value,
                     "sender": held.association.sender,
                     "audience": held.association.audience,
+                    "members": list(held.association.members),
                     "vni": held.association.vni,
+                    "rule": held.association.rule,
                     "profile": held.association.profile,
                     "active": held.active,
+                    "replaces": None if held.previous is None else held.previous.association.spi,
                     "age_s": round(now - held.created, 3),
                 }
                 for held in self.associations.all()

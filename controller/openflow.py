@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.fabric import FlowRule, Match
+from controller.fabric import ETHERTYPE_IPV6, FlowRule, GroupEntry, Match
 
 PACKET_IN_BYTES = 256
 """Bytes of a frame that a switch sends to the controller: a probe whole, of other frames the addresses."""
@@ -24,6 +24,8 @@ def flow_add(datapath: Any, rule: FlowRule) -> Any:
     """Return the message that adds ``rule``, or replaces the one with the same key."""
     ofproto, parser = datapath.ofproto, datapath.ofproto_parser
     actions = [parser.OFPActionOutput(port) for port in rule.outputs]
+    if rule.group is not None:
+        actions.append(parser.OFPActionGroup(rule.group.group_id))
     if rule.controller:
         actions.append(parser.OFPActionOutput(ofproto.OFPP_CONTROLLER, PACKET_IN_BYTES))
     instructions = []
@@ -68,6 +70,30 @@ def flow_clear(datapath: Any) -> Any:
     )
 
 
+def group_add(datapath: Any, entry: GroupEntry) -> Any:
+    """Return the message that adds a group of type ALL, one bucket for each port."""
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    buckets = [
+        parser.OFPBucket(
+            watch_port=ofproto.OFPP_ANY, watch_group=ofproto.OFPG_ANY, actions=[parser.OFPActionOutput(port)]
+        )
+        for port in entry.ports
+    ]
+    return parser.OFPGroupMod(datapath, ofproto.OFPGC_ADD, ofproto.OFPGT_ALL, entry.group_id, buckets)
+
+
+def group_delete(datapath: Any, entry: GroupEntry) -> Any:
+    """Return the message that deletes a group."""
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    return parser.OFPGroupMod(datapath, ofproto.OFPGC_DELETE, ofproto.OFPGT_ALL, entry.group_id, [])
+
+
+def group_clear(datapath: Any) -> Any:
+    """Return the message that deletes every group."""
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    return parser.OFPGroupMod(datapath, ofproto.OFPGC_DELETE, ofproto.OFPGT_ALL, ofproto.OFPG_ALL, [])
+
+
 def packet_out(datapath: Any, port: int, frame: bytes) -> Any:
     """Return the message that sends ``frame`` from ``port``."""
     ofproto, parser = datapath.ofproto, datapath.ofproto_parser
@@ -96,4 +122,6 @@ def _match(parser: Any, match: Match) -> Any:
     if match.eth_dst is not None:
         mask = match.eth_dst_mask
         fields["eth_dst"] = match.eth_dst if mask is None else (match.eth_dst, mask)
+    if match.ip_dst is not None:
+        fields["ipv6_dst" if match.eth_type == ETHERTYPE_IPV6 else "ipv4_dst"] = match.ip_dst
     return parser.OFPMatch(**fields)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from controller.associations import AssociationTable, Paths, member_vnis
 from controller.inventory import Inventory
 from geneve.control.profile import Profile
-from geneve.control.rules import Action, Rule
+from geneve.control.rules import Action
 from geneve.control.state import Association, NodeState, NveAddress, Role, TransitVni, VniState
 
 
@@ -22,15 +22,26 @@ def _nve_state(inventory: Inventory, table: AssociationTable, paths: Paths, node
     mine = set(member_vnis(inventory, node))
     vnis = [vni for vni in inventory.vnis if vni.vni in mine]
     outbound, inbound = table.outbound(node), table.inbound(node)
-    names = {vni.profile for vni in vnis} | {end.profile for end in (*outbound, *inbound)}
+    rules = tuple(rule for rule in inventory.rules() if rule.vni is None or rule.vni in mine)
+    names = {rule.profile for rule in rules} | {end.profile for end in (*outbound, *inbound)}
     return NodeState(
         node=node,
         role=Role.NVE,
-        vnis=tuple(VniState(vni=vni.vni, telemetry=vni.telemetry, mtu=vni.mtu) for vni in vnis),
+        vnis=tuple(
+            VniState(
+                vni=vni.vni,
+                telemetry=vni.telemetry,
+                tags=vni.tags,
+                options=vni.options,
+                multicast=vni.multicast,
+                mtu=vni.mtu,
+            )
+            for vni in vnis
+        ),
         nves=_other_nves(inventory, table, paths, node),
         mappings=tuple(mapping for mapping in inventory.mappings if mapping.vni in mine),
         profiles=_profiles(inventory, names),
-        policy=tuple(Rule(vni=vni.vni, action=vni.action, profile=vni.profile) for vni in vnis),
+        policy=rules,
         outbound=tuple(outbound),
         inbound=tuple(inbound),
     )
@@ -60,7 +71,12 @@ def _transit_state(inventory: Inventory, table: AssociationTable, paths: Paths, 
         profiles=_profiles(inventory, {association.profile for association in inbound}),
         inbound=tuple(inbound),
         transit_vnis=tuple(
-            TransitVni(vni=vni.vni, telemetry=vni.telemetry, authenticated=vni.action is Action.SECURE)
+            TransitVni(
+                vni=vni.vni,
+                telemetry=vni.telemetry,
+                authenticated=vni.action is Action.SECURE,
+                group_policy=vni.group_policy if not vni.enforcers or node in vni.enforcers else None,
+            )
             for vni in inventory.vnis
             if vni.vni in crossing
         ),

@@ -12,9 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
-from controller.fabric import FlowRule, Hosts, Routes, Rules, desired_rules, difference
+from controller.fabric import (
+    FlowRule,
+    GroupEntry,
+    GroupMembers,
+    Hosts,
+    Routes,
+    Rules,
+    desired_rules,
+    difference,
+    groups_of,
+)
 from controller.inventory import Inventory
-from geneve.control.state import Role
+from geneve.control.state import MulticastGroup, Role
 from geneve.errors import ParseError
 
 Paths = Mapping[tuple[str, str], tuple[str, ...]]
@@ -71,11 +81,13 @@ class Clear:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Add and then delete rules of a switch."""
+    """Add and then delete rules of a switch; new groups come before the rules that use them, old ones go last."""
 
     dpid: int
     add: tuple[FlowRule, ...]
     delete: tuple[FlowRule, ...]
+    new_groups: tuple[GroupEntry, ...] = ()
+    old_groups: tuple[GroupEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +129,11 @@ class Underlay:
         self._routes = Routes(self._topology, self._costs)
         self._installed: dict[int, Rules] = {}
         self._paths: Paths = {}
+        self._groups = tuple(self._members_of(vni.vni, group) for vni in inventory.vnis for group in vni.multicast)
+
+    def _members_of(self, vni: int, group: MulticastGroup) -> GroupMembers:
+        macs = (self._inventory.nodes[name].mac for name in self._inventory.members(vni))
+        return GroupMembers(group.address, tuple(mac for mac in macs if mac is not None))
 
     def handle(self, event: UnderlayEvent, now: float) -> list[Command]:
         """Take one event and return what is to be done, in order."""
@@ -168,11 +185,14 @@ class Underlay:
         self._hosts.keep_only(topology.edges)
         if links_changed:
             self._routes = Routes(topology, self._costs)
-        for dpid, rules in desired_rules(topology, self._routes, self._hosts).items():
-            added, deleted = difference(self._installed.get(dpid, frozenset()), rules)
+        for dpid, rules in desired_rules(topology, self._routes, self._hosts, self._groups).items():
+            installed = self._installed.get(dpid, frozenset())
+            added, deleted = difference(installed, rules)
+            before, after = groups_of(installed), groups_of(rules)
             self._installed[dpid] = rules
             if added or deleted:
-                commands.append(Update(dpid, tuple(added), tuple(deleted)))
+                new, old = sorted(after - before, key=repr), sorted(before - after, key=repr)
+                commands.append(Update(dpid, tuple(added), tuple(deleted), tuple(new), tuple(old)))
         paths = self._nve_paths()
         if paths != self._paths:
             self._paths = paths

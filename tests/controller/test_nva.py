@@ -516,7 +516,7 @@ def test_the_views_tell_what_exists() -> None:
     associations = world.view("associations")["associations"]
     assert len(associations) == 14
     assert all(entry["active"] and entry["age_s"] == 3 for entry in associations)
-    keys = {"spi", "role", "sender", "audience", "vni", "profile", "active", "age_s"}
+    keys = {"spi", "role", "sender", "audience", "members", "vni", "rule", "profile", "active", "age_s", "replaces"}
     assert all(set(entry) == keys for entry in associations)
 
 
