@@ -17,6 +17,8 @@ from experiments.samples import read_lines
 from experiments.statistics import Summary, quantile, summarise
 from experiments.tables import rounded, write_csv
 from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size, max_options_size
+from geneve.security.carriage import OptionSize
+from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
 from topologies.scenario import BUILT_IN_PROFILES
 
 NAME = "overhead"
@@ -83,7 +85,9 @@ class OverheadResult:
 def theory(configuration: Configuration, family: int) -> int:
     """Return the bytes that a packet should grow by, outer Ethernet header included."""
     profile = _PROFILES.get(configuration.mode)
-    options = max_options_size(profile, configuration.telemetry, configuration.hops)
+    carried = [OptionSize(TELEMETRY_CLASS, TELEMETRY_TYPE, TELEMETRY_OPTION_SIZE)] if configuration.telemetry else []
+    devices = [f"device{number}" for number in range(configuration.hops)]
+    options = max_options_size(profile, carried, devices)
     return ETHERNET_HEADER_SIZE + encapsulation_size(family, options)
 
 

@@ -5,10 +5,14 @@ RFC 8926, section 4.4.1: the MTU must assume the largest option set.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from geneve.control.profile import Profile
+from geneve.control.state import AssociationRole
 from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE
-from geneve.security.option import SECURITY_OPTION_SIZE
-from geneve.telemetry import TELEMETRY_OPTION_SIZE
+from geneve.security import padding
+from geneve.security.carriage import Audience, OptionSize, carry
+from geneve.security.signature import signature_option_size
 
 UDP_HEADER_SIZE = 8
 ETHERNET_HEADER_SIZE = 14
@@ -16,23 +20,43 @@ IP_HEADER_SIZE = {4: 20, 6: 40}
 """Bytes of the outer IP header by IP version; the testbed sends no IP options or extension headers."""
 
 
-def max_options_size(profile: Profile | None, telemetry: bool, transit_devices: int) -> int:
+def max_options_size(
+    profile: Profile | None, options: Sequence[OptionSize], devices: Sequence[str] = (), multicast: bool = False
+) -> int:
     """Return the most bytes of options a packet carries under ``profile`` (None: no protection).
 
-    ``transit_devices`` is the largest number of transit devices on a path. ValueError when the
-    options could not fit a packet, whose Opt Len ends at 252 bytes.
+    ``devices`` are all transit devices that can be on a path; ``multicast`` says whether packets go to underlay
+    groups too. ValueError when the options could not fit a packet, whose Opt Len ends at 252 bytes.
     """
-    size = TELEMETRY_OPTION_SIZE if telemetry else 0
-    if profile is not None:
-        size += SECURITY_OPTION_SIZE
-        if telemetry and profile.transit is not None:
-            size += transit_devices * SECURITY_OPTION_SIZE
+    if profile is None:
+        return _checked(sum(option.size for option in options), devices)
+    audiences: list[Audience] = [(AssociationRole.GROUP, "egress")] if profile.group is not None else []
+    audiences += [(AssociationRole.TRANSIT, name) for name in devices if profile.device_coverage(name) is not None]
+    size = carry(profile, [*audiences, (AssociationRole.EGRESS, "egress")], options).size
+    if multicast:
+        to_group = carry(profile, [(AssociationRole.MULTICAST, "group")], options).size
+        size = max(size, to_group + signature_option_size(profile.source_proof))
+    if profile.options_size is not None:
+        if size > profile.options_size:
+            raise ValueError(
+                f"profile {profile.name!r} keeps options at {profile.options_size} bytes, and they can need {size}"
+            )
+        size = profile.options_size
+    return _checked(size, devices)
+
+
+def _checked(size: int, devices: Sequence[str]) -> int:
     if size > MAX_OPTIONS_SIZE:
         raise ValueError(
-            f"{transit_devices} transit devices need {size} bytes of options; a Geneve packet has room for "
+            f"{len(devices)} transit devices need {size} bytes of options; a Geneve packet has room for "
             f"{MAX_OPTIONS_SIZE}"
         )
     return size
+
+
+def inner_extra(profile: Profile | None) -> int:
+    """Return the bytes that the encrypted inner part has besides the frame, without padding."""
+    return padding.LENGTH_SIZE if profile is not None and profile.padded else 0
 
 
 def encapsulation_size(family: int, options_size: int) -> int:

@@ -24,7 +24,7 @@ from topologies.plan import (
     Kind,
     Plan,
 )
-from topologies.scenario import NO_PROTECTION, NVA_NAME
+from topologies.scenario import NO_PROTECTION, NVA_NAME, Tenant, UnderlayGroup
 
 COLLECTOR_NAME = "collector"
 CONTROLLER_NAME = "controller"
@@ -69,6 +69,10 @@ class Layout:
         """A daemon's statistics socket."""
         return self.private / f"{name}.sock"
 
+    def key_log(self, name: str) -> Path:
+        """An NVE's key log; only where the scenario asks for it."""
+        return self.run_dir / f"{name}.keylog"
+
     def log(self, name: str) -> Path:
         """A daemon's log file."""
         return self.run_dir / "logs" / f"{name}.log"
@@ -92,10 +96,11 @@ def nve_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
         ports = [plan.interface(name, host) for host, entry in tenant.hosts.items() if entry.nve == name]
         if ports:
             vnis.append({"vni": tenant.vni, "ports": ports})
-    return {
+    document = {
         "name": name,
         "underlay": {
             "address": plan.underlay_addresses[name],
+            "interface": plan.interface(name, plan.scenario.nves[name].attach),
             "port": GENEVE_PORT,
             "mtu": plan.scenario.underlay.mtu,
         },
@@ -103,6 +108,9 @@ def nve_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
         "nva": _nva(plan, layout, name),
         "stats": str(layout.stats(name)),
     }
+    if plan.scenario.key_log:
+        document["key_log"] = str(layout.key_log(name))
+    return document
 
 
 def transit_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
@@ -131,6 +139,7 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
     nodes: dict[str, Any] = {name: {"role": "nve", **_place(plan, name)} for name in scenario.nves}
     nodes |= {name: {"role": "transit", **_place(plan, name)} for name in scenario.transit_devices}
     used = {tenant.profile for tenant in scenario.tenants.values()} - {NO_PROTECTION}
+    used |= {rule.profile for rule in scenario.policy if rule.profile is not None}
     profiles = [scenario.profile(name) for name in sorted(used)]
     return {
         "nva": {**_nva(plan, layout, NVA_NAME), **_place(plan, NVA_NAME)},
@@ -150,16 +159,31 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
                 "action": tenant.action.value,
                 "profile": None if tenant.profile == NO_PROTECTION else tenant.profile,
                 "telemetry": tenant.telemetry,
+                "tags": tenant.tags,
+                "options": [option.model_dump(mode="json") for option in tenant.options],
+                "multicast": [_group(tenant, group) for group in tenant.multicast],
+                "group_policy": _tag_rules(tenant),
+                "enforcers": list(tenant.enforcers),
                 "mtu": plan.tenant_mtu[tenant.vni],
             }
             for name, tenant in scenario.tenants.items()
         ],
         "mappings": [
-            Mapping(vni=tenant.vni, mac=host.mac, ips=host.ips, nve=host.nve).model_dump(mode="json")
+            Mapping(vni=tenant.vni, mac=host.mac, ips=host.ips, nve=host.nve, tag=host.tag).model_dump(mode="json")
             for tenant in scenario.tenants.values()
             for host in tenant.hosts.values()
         ],
+        "policy": [rule.model_dump(mode="json") for rule in scenario.policy],
     }
+
+
+def _group(tenant: Tenant, group: UnderlayGroup) -> dict[str, Any]:
+    everyone = sorted({host.nve for host in tenant.hosts.values()})
+    return {**group.model_dump(mode="json"), "senders": list(group.senders) or everyone}
+
+
+def _tag_rules(tenant: Tenant) -> list[dict[str, Any]] | None:
+    return None if tenant.group_policy is None else [rule.model_dump(mode="json") for rule in tenant.group_policy]
 
 
 def _place(plan: Plan, name: str) -> dict[str, Any]:

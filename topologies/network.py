@@ -24,6 +24,7 @@ from mininet.net import Mininet
 from mininet.node import Node, OVSSwitch
 
 from geneve.errors import ConfigError
+from geneve.policy import shadowed
 from topologies import sandbox
 from topologies.configs import (
     COLLECTOR_NAME,
@@ -132,6 +133,7 @@ class Testbed:
 
     def _start(self) -> None:
         begin = time.monotonic()
+        self._warn_of_scenario()
         (self.layout.run_dir / "logs").mkdir(parents=True, exist_ok=True)
         pki = Daemon("pki", pki_argv(self.plan, self.layout), self.layout.log("pki"), cwd=PROJECT_ROOT)
         self._daemons["pki"] = pki
@@ -168,6 +170,14 @@ class Testbed:
             else:
                 os.environ[key] = value
         self._environment_before.clear()
+
+    def _warn_of_scenario(self) -> None:
+        self.warnings += shadowed(self.scenario.policy)
+        if self.scenario.key_log:
+            self.warnings.append(
+                f"ALL KEYS of this network are written to {self.layout.run_dir}/*.keylog, because the scenario has "
+                "key_log: true. Whoever reads these files reads everything. Demonstrations only."
+            )
 
     # Building --------------------------------------------------------------------------------------
 

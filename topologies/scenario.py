@@ -11,12 +11,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from geneve.config import StrictModel
-from geneve.control.names import MacAddress, Name, Vni
+from geneve.control.names import IpAddress, MacAddress, Name, Tag, Vni
 from geneve.control.profile import Coverage, InnerCoverage, OptionSelector, Profile
-from geneve.control.rules import Action
+from geneve.control.rules import Action, Rule, TagRule
+from geneve.control.state import StaticOption
 from geneve.header import HeaderField
-from geneve.overhead import max_options_size, tenant_mtu
-from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
+from geneve.option import OPTION_HEADER_SIZE
+from geneve.overhead import inner_extra, max_options_size, tenant_mtu
+from geneve.security.carriage import OptionSize
+from geneve.tags import TAG_CLASS, TAG_OPTION_SIZE, TAG_TYPE
+from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
 from topologies.scenario_types import Ipv4Interface, Ipv6Interface, NodeName
 
 NVA_NAME = "nva"
@@ -106,10 +110,11 @@ class Attacker(StrictModel):
 
 
 class Host(StrictModel):
-    """A tenant's host behind an NVE."""
+    """A tenant's host behind an NVE; ``tag`` is its security group."""
 
     nve: NodeName
     mac: MacAddress
+    tag: Tag = 0
     ipv4: Ipv4Interface | None = None
     ipv6: Ipv6Interface | None = None
 
@@ -119,13 +124,44 @@ class Host(StrictModel):
         return tuple(text.split("/")[0] for text in (self.ipv4, self.ipv6) if text is not None)
 
 
+class UnderlayGroup(StrictModel):
+    """A multicast group of the underlay that carries a tenant's group traffic; without ``senders`` all may send."""
+
+    name: Name
+    address: IpAddress
+    inner: tuple[IpAddress, ...] = ()
+    senders: tuple[NodeName, ...] = ()
+
+
 class Tenant(StrictModel):
-    """A tenant: one VNI, its protection, and its hosts."""
+    """A tenant: one VNI, its protection, what its packets carry besides frames, and its hosts.
+
+    With ``tags``, packets carry the security groups of the two hosts. ``group_policy`` says which pairs may talk,
+    and ``enforcers`` which transit devices see to it; none means all. Without ``multicast`` groups, frames to
+    groups of stations are replicated by the ingress NVE.
+    """
 
     vni: Vni
     profile: Name = FULL_PROTECTION
     telemetry: bool = False
+    tags: bool = False
+    options: tuple[StaticOption, ...] = ()
+    multicast: tuple[UnderlayGroup, ...] = ()
+    group_policy: tuple[TagRule, ...] | None = None
+    enforcers: tuple[NodeName, ...] = ()
     hosts: dict[NodeName, Host] = Field(min_length=1)
+
+    @property
+    def option_sizes(self) -> list[OptionSize]:
+        """The options that each packet carries, before anything is hidden."""
+        sizes = [
+            OptionSize(item.option_class, item.type, OPTION_HEADER_SIZE + len(item.data) // 2) for item in self.options
+        ]
+        if self.telemetry:
+            sizes.append(OptionSize(TELEMETRY_CLASS, TELEMETRY_TYPE, TELEMETRY_OPTION_SIZE))
+        if self.tags:
+            sizes.append(OptionSize(TAG_CLASS, TAG_TYPE, TAG_OPTION_SIZE))
+        return sizes
 
     @property
     def action(self) -> Action:
@@ -134,7 +170,11 @@ class Tenant(StrictModel):
 
 
 class Scenario(StrictModel):
-    """A whole scenario. Use :func:`load_scenario`, which also checks what the parts say of each other."""
+    """A whole scenario. Use :func:`load_scenario`, which also checks what the parts say of each other.
+
+    ``policy`` are rules that come before each tenant's own profile. ``key_log`` has the NVEs write all keys to
+    files of the run, for demonstrations with a dissector; never use it with traffic that matters.
+    """
 
     name: Name
     description: str = ""
@@ -144,6 +184,8 @@ class Scenario(StrictModel):
     transit_devices: dict[NodeName, TransitDevice] = {}
     attackers: dict[NodeName, Attacker] = {}
     profiles: tuple[Profile, ...] = ()
+    policy: tuple[Rule, ...] = ()
+    key_log: bool = False
     tenants: dict[Name, Tenant] = Field(min_length=1)
 
     def profile(self, name: str) -> Profile | None:
@@ -160,15 +202,28 @@ class Scenario(StrictModel):
         """Names a tenant can use."""
         return [NO_PROTECTION, *(profile.name for profile in (*BUILT_IN_PROFILES, *self.profiles))]
 
+    def profiles_of(self, tenant: str) -> list[Profile | None]:
+        """Return the profiles that packets of ``tenant`` can get: its own and those of rules; None: unprotected."""
+        entry = self.tenants[tenant]
+        names = [entry.profile]
+        for rule in self.policy:
+            if rule.vni in (None, entry.vni) and rule.action is not Action.DISCARD:
+                names.append(rule.profile or NO_PROTECTION)
+        return [self.profile(name) for name in dict.fromkeys(names)]
+
     def options_size(self, tenant: str) -> int:
         """Return the most bytes of options in a packet of ``tenant``; ValueError when they do not fit.
 
         The bound takes every transit device of the scenario to be on the path: a reroute may lead
         through links that the shortest path avoids, and the MTU must hold then too.
         """
-        entry = self.tenants[tenant]
-        return max_options_size(self.profile(entry.profile), entry.telemetry, len(self.transit_devices))
+        entry, devices = self.tenants[tenant], tuple(self.transit_devices)
+        sizes = entry.option_sizes
+        return max(
+            max_options_size(profile, sizes, devices, bool(entry.multicast)) for profile in self.profiles_of(tenant)
+        )
 
     def tenant_mtu(self, tenant: str) -> int:
         """Return the MTU of the hosts of ``tenant`` in bytes."""
-        return tenant_mtu(self.underlay.mtu, self.underlay.ip_version, self.options_size(tenant))
+        extra = max(inner_extra(profile) for profile in self.profiles_of(tenant))
+        return tenant_mtu(self.underlay.mtu, self.underlay.ip_version, self.options_size(tenant)) - extra

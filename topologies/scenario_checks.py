@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from geneve.errors import ConfigError
+from geneve.policy import Policy
 from topologies.scenario import (
     BUILT_IN_PROFILES,
     NO_PROTECTION,
@@ -32,6 +34,9 @@ def first_fault(scenario: Scenario) -> str | None:
         _check_places,
         _check_profiles,
         _check_tenants,
+        _check_policy,
+        _check_groups,
+        _check_group_policy,
         _check_sizes,
     )
     for check in checks:
@@ -180,6 +185,60 @@ def _check_tenants(scenario: Scenario) -> str | None:
     return None
 
 
+def _check_policy(scenario: Scenario) -> str | None:
+    vnis = {tenant.vni for tenant in scenario.tenants.values()}
+    for number, rule in enumerate(scenario.policy):
+        if rule.vni is not None and rule.vni not in vnis:
+            return f"key 'policy.{number}.vni': no tenant has VNI {rule.vni}; correct the number."
+        if rule.profile is not None and rule.profile not in scenario.profile_names[1:]:
+            known = ", ".join(scenario.profile_names[1:])
+            return f"key 'policy.{number}.profile': no profile is named '{rule.profile}'; define it or use {known}."
+    try:
+        Policy(scenario.policy, (*BUILT_IN_PROFILES, *scenario.profiles))
+    except ConfigError as error:
+        return f"key 'policy': {error}"
+    for number, profile in enumerate(scenario.profiles):
+        for device in profile.devices:
+            if device not in scenario.transit_devices:
+                return f"key 'profiles.{number}.devices.{device}': there is no transit device of this name."
+    return None
+
+
+def _check_groups(scenario: Scenario) -> str | None:
+    seen: dict[str, str] = {}
+    for name, tenant in scenario.tenants.items():
+        members = {host.nve for host in tenant.hosts.values()}
+        for number, group in enumerate(tenant.multicast):
+            key = f"key 'tenants.{name}.multicast.{number}"
+            address = ipaddress.ip_address(group.address)
+            version = scenario.underlay.ip_version
+            if not address.is_multicast or address.version != version:
+                return f"{key}.address': expected a multicast address of the underlay, IPv{version}."
+            for value, what in ((group.name, "name"), (group.address, "address")):
+                if value in seen:
+                    return f"{key}.{what}': {value} is in use at '{seen[value]}'; give each group its own."
+                seen[value] = f"tenants.{name}.multicast.{number}"
+            stranger = next((sender for sender in group.senders if sender not in members), None)
+            if stranger is not None:
+                return f"{key}.senders': no host of the tenant is behind '{stranger}'; remove it."
+    return None
+
+
+def _check_group_policy(scenario: Scenario) -> str | None:
+    for name, tenant in scenario.tenants.items():
+        key = f"key 'tenants.{name}"
+        if tenant.group_policy is not None and not tenant.tags:
+            return f"{key}.group_policy': the tenant's packets carry no security groups; set 'tags: true'."
+        if tenant.group_policy is not None and tenant.multicast:
+            return f"{key}.multicast': enforcers would drop packets to groups, which carry no tags for them."
+        if tenant.enforcers and tenant.group_policy is None:
+            return f"{key}.enforcers': there is no 'group_policy' to enforce; add one or remove them."
+        for device in tenant.enforcers:
+            if device not in scenario.transit_devices:
+                return f"{key}.enforcers': there is no transit device '{device}'; correct the name."
+    return None
+
+
 def _check_hosts(scenario: Scenario, tenant_name: str, tenant: Tenant) -> str | None:
     macs: dict[str, str] = {}
     ips: dict[str, str] = {}
@@ -220,7 +279,7 @@ def _check_sizes(scenario: Scenario) -> str | None:
         try:
             mtu = scenario.tenant_mtu(name)
         except ValueError as error:
-            return f"key 'tenants.{name}.telemetry': {error}; take fewer transit devices or no telemetry."
+            return f"key 'tenants.{name}': {error}; take fewer transit devices or options, or hide less."
         version = 6 if any(host.ipv6 for host in tenant.hosts.values()) else 4
         if mtu < MIN_MTU[version]:
             return (

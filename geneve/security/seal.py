@@ -17,8 +17,9 @@ from geneve.header import BASE_HEADER_SIZE, ETHERTYPE_HIDDEN, MAX_OPTIONS_SIZE, 
 from geneve.inner import InnerFrame, parse_inner
 from geneve.option import CRITICAL_TYPE_BIT, OPTION_HEADER_SIZE, Option, option_header, parse_options
 from geneve.security import padding
-from geneve.security.aad import AadPlan, covers_option
+from geneve.security.aad import AadPlan
 from geneve.security.association import OutboundAssociation
+from geneve.security.carriage import OptionSize, carry
 from geneve.security.option import (
     PADDING_TYPE,
     SECURITY_CLASS,
@@ -120,11 +121,6 @@ class PacketSealer:
         self._random_below = random_below
         self._layouts: dict[tuple[bytes | int, ...], _Layout] = {}
         self._last_flow = b"dummy"
-        terms = egress.terms
-        coverages = (terms.egress, terms.transit, terms.group, *terms.devices.values())
-        self._hidden = frozenset(
-            (item.option_class, item.type) for coverage in coverages if coverage for item in coverage.hidden_options
-        )
 
     @property
     def associations(self) -> tuple[OutboundAssociation, ...]:
@@ -255,20 +251,14 @@ class PacketSealer:
 
     def _lay_out(self, options: Sequence[bytes], batch: int) -> _Layout:
         parsed = [_parse_one(raw) for raw in options]
-        kinds = [(option.option_class, option.type) for option in parsed]
-        clear = tuple(index for index, kind in enumerate(kinds) if kind not in self._hidden)
-        steps: list[tuple[OutboundAssociation, tuple[int, ...]]] = []
-        for association in self.associations:
-            selected = {(item.option_class, item.type) for item in association.shape.coverage.hidden_options}
-            hidden = tuple(index for index, kind in enumerate(kinds) if kind in selected)
-            if association.role is not AssociationRole.TRANSIT or _concerns(association, parsed, clear, hidden):
-                steps.append((association, hidden))
-        sizes = [
-            association.shape.option_size(sum(len(options[index]) for index in hidden)) for association, hidden in steps
-        ]
-        clear_size = sum(len(options[index]) for index in clear)
+        audiences = [(association.role, association.audience) for association in self.associations]
+        sizes_of = [OptionSize(option.option_class, option.type, option.size) for option in parsed]
+        carriage = carry(self.egress.terms, audiences, sizes_of)
+        clear = carriage.clear
+        steps = [(self.associations[item.audience], item.hidden) for item in carriage.carried]
+        sizes = [item.size for item in carriage.carried]
         proof = signature_option_size(self.egress.source_proof, batch) if self.egress.source_proof is not None else 0
-        total = clear_size + sum(sizes) + proof
+        total = carriage.size + proof
         filler = self._filler(total, sizes[-1])
         sizes[-1] += len(filler)
         critical = any(option.critical for option in parsed)
@@ -339,18 +329,6 @@ def _parse_one(raw: bytes) -> Option:
     ):
         raise ValueError("an option of the mechanism itself cannot be given as a clear option")
     return option
-
-
-def _concerns(
-    association: OutboundAssociation, options: Sequence[Option], clear: Sequence[int], hidden: Sequence[int]
-) -> bool:
-    """Return whether a packet has anything for a transit device to authenticate or read."""
-    coverage = association.shape.coverage
-    if hidden or coverage.authenticate_inner is not InnerCoverage.NONE:
-        return True
-    place = OptionSpan(SECURITY_CLASS, association.option_type, 0, 0)
-    spans = (OptionSpan(options[index].option_class, options[index].type, 0, 0) for index in clear)
-    return any(covers_option(coverage, span, place) for span in spans)
 
 
 def _make_step(
