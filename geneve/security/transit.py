@@ -88,8 +88,8 @@ class TransitVerifier:
 
     def _is_addressed(self, packet: bytes) -> bool:
         """Return whether an option stands under an SPI that the device holds, at the least cost."""
-        if len(packet) < BASE_HEADER_SIZE:
-            return False
+        if len(packet) < BASE_HEADER_SIZE or packet[0] >> 6:
+            return False  # what another version's fields mean is unknown here
         held, size = self._held, len(packet)
         offset, end = BASE_HEADER_SIZE, BASE_HEADER_SIZE + ((packet[0] & 0x3F) << 2)
         if end > size:
