@@ -310,6 +310,8 @@ def _proves_source(entry: _Entry, packet: bytes) -> bool:
     parts = cover(entry.association, place, packet)
     if source is None or span is None or parts is None:
         return False
+    if packet[span.start + OPTION_HEADER_SIZE - 1] >> 5:
+        return False  # no tag covers the signature option, so nothing in it may be free: not even its reserved bits
     _, ciphertext, clear, _ = parts
     digest = source_digest(place.plan.build(packet, clear), ciphertext, packet[place.tag : place.end])
     return source.verify(digest, packet[span.start + OPTION_HEADER_SIZE : span.end])

@@ -28,7 +28,7 @@ ROLE = {"egress": (1, EGRESS), "transit": (2, TRANSIT), "group": (3, GROUP), "mu
 AEADS = {"aes-128-gcm": (16, AESGCM), "aes-256-gcm": (32, AESGCM), "chacha20-poly1305": (32, ChaCha20Poly1305)}
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - a packet that is refused is no error
     """The packet is dropped under the name given."""
 
 
@@ -220,7 +220,7 @@ def open_packet(
         raise Refused("unknown_spi")
     result = gsa.open(packet, entries, own[0], payload)
     if gsa.role == "multicast":
-        signatures = [entry[2][4:] for entry in entries if entry[:2] == (CLASS, SIGNATURE)]
+        signatures = [e[2][4:] for e in entries if e[:2] == (CLASS, SIGNATURE) and not e[2][3] >> 5]
         signer = base64.b64decode(gsa.a["signer"])
         if len(signatures) != 1 or not proves(signer, profile["source_proof"], result["digest"], signatures[0]):
             raise Refused("source_unproven")

@@ -1,4 +1,4 @@
-"""Makes tests/vectors/*.json with the implementation: ``python -m tests.geneve.make_vectors``. Always the same bytes."""
+"""Makes tests/vectors/*.json with the implementation: ``python -m tests.geneve.make_vectors``; always the same."""
 
 from __future__ import annotations
 
