@@ -29,6 +29,8 @@ ALTERED_BYTES = 8
 _FLIP = 0x20
 _SPI_AND_SEQUENCE = 12
 _TAG = 16
+_INNER_PORT = 35
+"""Where the second byte of an inner UDP source port stands, over IPv4 without options or tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,16 @@ class Target:
 
 def rebuild(frame: bytes, packet: Packet) -> bytes:
     """Return ``frame`` with ``packet`` as its Geneve packet; outer lengths and checksums follow."""
+    return with_geneve(frame, packet.build())
+
+
+def with_geneve(frame: bytes, geneve: bytes) -> bytes:
+    """Return ``frame`` with other bytes behind its UDP header; outer lengths and checksums follow."""
     layers = Ether(frame)
     old = layers[UDP]
     # A fresh UDP layer: what Scapy took the old one's payload for depends on the layers it has loaded.
     # A zero checksum stays zero (allowed over IPv4, RFC 8926, section 3.3); any other is made right.
-    udp = UDP(sport=old.sport, dport=old.dport, chksum=None if old.chksum else 0) / Raw(packet.build())
+    udp = UDP(sport=old.sport, dport=old.dport, chksum=None if old.chksum else 0) / Raw(geneve)
     below = old.underlayer
     below.remove_payload()
     below.add_payload(udp)
@@ -84,6 +91,40 @@ def modified(frame: bytes, packet: Packet) -> bytes:
         inner[UDP].chksum = None
         payload = bytearray(bytes(inner))
     return rebuild(frame, replace(packet, payload=bytes(payload)))
+
+
+def flipped(frame: bytes, packet: Packet, part: str, offset: int, mask: int) -> bytes:
+    """Flip the bits of ``mask`` in one byte: of the base header, an option, or the payload (``part``).
+
+    ``part`` is "header", "payload" or "option:CLASS:TYPE" in hexadecimal; ``offset`` counts from its start, for
+    options from their data. ValueError when the packet has no such byte.
+    """
+    data = bytearray(packet.build())
+    start = 0
+    if part == "payload":
+        start = len(data) - len(packet.payload)
+    elif part != "header":
+        _, option_class, option_type = part.split(":")
+        start = 8
+        for option in packet.options:
+            if (option.option_class, option.type) == (int(option_class, 16), int(option_type, 16)):
+                start += 4
+                break
+            start += option.size
+        else:
+            raise ValueError(f"the packet has no {part}")
+    data[start + offset] ^= mask
+    return with_geneve(frame, bytes(data))
+
+
+def with_other_port(frame: bytes, packet: Packet) -> bytes:
+    """Change the source port of an inner UDP datagram that can be read, its checksum made right; else flip blindly."""
+    inner = Ether(packet.payload)
+    if UDP not in inner or inner[UDP].dport != PORT:
+        return flipped(frame, packet, "payload", _INNER_PORT, _FLIP)
+    inner[UDP].sport ^= 1
+    inner[UDP].chksum = None if inner[UDP].chksum else 0
+    return rebuild(frame, replace(packet, payload=bytes(inner)))
 
 
 def moved_to_vni(frame: bytes, packet: Packet, vni: int) -> bytes:

@@ -22,6 +22,7 @@ from scapy.utils import RawPcapWriter
 from experiments.attack_frames import (
     Addresses,
     Target,
+    flipped,
     forged,
     made_up_security,
     modified,
@@ -29,6 +30,7 @@ from experiments.attack_frames import (
     observed_security,
     with_added_telemetry,
     with_forged_telemetry,
+    with_other_port,
 )
 from experiments.attacks_analysis import ADD_TELEMETRY, TELEMETRY_ATTACKS
 from experiments.traffic import build_message
@@ -97,6 +99,16 @@ class OnPath:
         if attack == "sniff":
             self._record(frame)
             return [frame]
+        if attack == "flip":
+            changed = flipped(frame, packet, order["part"], order["offset"], order["mask"])
+            self._events.append({"flipped_bytes": len(frame)})
+            return [changed, frame] if order.get("keep") else [changed]
+        if attack == "other_port":
+            self._events.append({"altered_bytes": len(frame)})
+            return [with_other_port(frame, packet)]
+        if attack == "hold":
+            self._held.append((1 - ingress, frame))
+            return []
         if attack == "modify":
             self._events.append({"altered_bytes": len(frame)})
             return [modified(frame, packet)]

@@ -149,16 +149,16 @@ class Hosts:
         """Return the host's sender, started on first use."""
         return self._program("send", host, self._folder / f"sent-{host}.jsonl")
 
-    def receiver(self, host: str) -> Path:
-        """Return the log of the host's receiver, started on first use."""
+    def receiver(self, host: str, everything: bool = False) -> Path:
+        """Return the log of the host's receiver, started on first use; with broadcasts if asked for."""
         log = self._folder / f"received-{host}.jsonl"
-        self._program("receive", host, log)
+        self._program("receive", host, log, *(["--everything"] if everything else []))
         return log
 
-    def _program(self, role: str, host: str, log: Path) -> Program:
+    def _program(self, role: str, host: str, log: Path, *options: str) -> Program:
         if (role, host) not in self._programs:
             address = address_of(self._testbed.scenario, host)
-            argv = python_module("experiments.traffic", role, "--address", address, "--log", str(log))
+            argv = python_module("experiments.traffic", role, "--address", address, "--log", str(log), *options)
             program = Program(self._testbed.node(host), argv, self._folder / f"{role}-{host}.stderr")
             self._programs[role, host] = program
             program.answer()

@@ -26,6 +26,8 @@ PORT = 7000
 
 MESSAGE_MARK = b"tenant-data:"
 _NONCE_SIZE = 8
+_SO_NO_CHECK = 11
+"""Linux: send UDP over IPv4 without a checksum (RFC 768 allows it)."""
 _FILL = b"abcdefghijklmnopqrstuvwxyz"
 
 
@@ -81,12 +83,12 @@ class Sender:
         self._stream_index = 0
         self._next = 0.0
 
-    def send(self, destination: str, payload: bytes) -> bool:
+    def send(self, destination: str, payload: bytes, port: int = PORT) -> bool:
         """Send and log one datagram; False when the kernel refused it."""
         # Logged first: whatever may arrive must be known as sent.
-        self._log.write(payload, event="sent", destination=destination)
+        self._log.write(payload, event="sent", destination=destination, port=port)
         try:
-            self._socket.sendto(payload, (destination, PORT))
+            self._socket.sendto(payload, (destination, port))
         except OSError as error:
             self._log.write(payload, event="failed", destination=destination, error=str(error))
             return False
@@ -109,15 +111,23 @@ class Sender:
         sent = 0
         due = time.monotonic()
         sizes = order["sizes"]
+        self._mark(order)
         for index, size in enumerate(sizes):
             # Frames too small for a mark are known by their size alone.
             marked = not order.get("unmarked")
             payload = build_message(order["label"], order["trial"], index, size) if marked else bytes(size)
-            sent += self.send(order["destination"], payload)
+            sent += self.send(order["destination"], payload, order.get("port", PORT))
             due += order["interval"]
             while (rest := due - time.monotonic()) > 0 and index + 1 < len(sizes):
                 self.wait(rest)
         return {"ok": True, "sent": sent, "wanted": len(sizes)}
+
+    def _mark(self, order: dict[str, Any]) -> None:
+        """Set what the packets of a burst have besides: DSCP and ECN, a zero UDP checksum, a broadcast address."""
+        if self._socket.family == socket.AF_INET:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, int(order.get("tos", 0)))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, int(bool(order.get("no_checksum"))))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(bool(order.get("broadcast"))))
 
     def wait(self, seconds: float) -> None:
         """Let ``seconds`` pass at most, keeping the stream going."""
@@ -162,11 +172,12 @@ def run_sender(sender: Sender, commands: TextIO, answers: TextIO) -> None:
             print(json.dumps(sender.command(json.loads(line))), file=answers, flush=True)
 
 
-def run_receiver(address: str, log: Path, answers: TextIO) -> None:
-    """Log every datagram that comes to the tenants' port, until the process is ended."""
+def run_receiver(address: str, log: Path, answers: TextIO, everything: bool = False) -> None:
+    """Log every datagram that comes to the tenants' port, until the process is ended; with broadcasts if asked for."""
     receiver = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-    receiver.bind((address, PORT))
+    # A host's own broadcasts come to no socket that is bound to its address.
+    receiver.bind(("" if everything else address, PORT))
     output = _Log(log)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     while True:
@@ -179,12 +190,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="experiments.traffic", description="Marked tenant traffic.")
     parser.add_argument("role", choices=("send", "receive"))
     parser.add_argument("--address", required=True, help="the host's own address to use")
+    parser.add_argument("--everything", action="store_true", help="receive broadcasts too")
     parser.add_argument("--log", type=Path, required=True, help="JSON-lines file to append to")
     options = parser.parse_args(arguments)
     if options.role == "send":
         run_sender(Sender(options.log, options.address), sys.stdin, sys.stdout)
     else:
-        run_receiver(options.address, options.log, sys.stdout)
+        run_receiver(options.address, options.log, sys.stdout, options.everything)
     return 0
 
 

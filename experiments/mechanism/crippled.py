@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable
 
 from geneve.control.profile import Profile
@@ -21,6 +22,11 @@ def twin_host(host: str, number: int) -> str:
     return f"{host[:6]}x{number}"
 
 
+def _twin_group(address: str, number: int) -> str:
+    """Return another multicast address for a twin's group."""
+    return str(ipaddress.ip_address(address) + 256 * number)
+
+
 def with_twins(scenario: Scenario, wanted: Iterable[tuple[int, str, Callable[[Profile], Profile]]]) -> Scenario:
     """Add a twin for each ``(number, tenant, cripple)``. Policy rules for the tenant's VNI are copied to the twin's.
 
@@ -31,16 +37,18 @@ def with_twins(scenario: Scenario, wanted: Iterable[tuple[int, str, Callable[[Pr
     added: dict[str, Profile] = {}
     policy = list(scenario.policy)
 
-    def crippled(name: str, number: int, cripple: Callable[[Profile], Profile]) -> str:
+    def crippled(name: str, number: int, cripple: Callable[[Profile], Profile | None]) -> str:
         # Without profiles there is nothing to take away: the tenant is unprotected already.
         if name == NO_PROTECTION:
             return name
         renamed = f"{name[:24]}-x{number}"
-        changed = cripple(profiles[name]).model_copy(update={"name": renamed})
-        added[renamed] = Profile.model_validate(changed.model_dump())
+        changed = cripple(profiles[name])
+        if changed is None:
+            return NO_PROTECTION
+        added[renamed] = Profile.model_validate(changed.model_copy(update={"name": renamed}).model_dump())
         return renamed
 
-    for number, name, cripple in wanted:
+    for number, name, cripple, keep_rules in wanted:
         tenant = scenario.tenants[name]
         vni = tenant.vni + TWIN_VNI * number
         tenants[twin_name(name, number)] = tenant.model_copy(
@@ -49,12 +57,15 @@ def with_twins(scenario: Scenario, wanted: Iterable[tuple[int, str, Callable[[Pr
                 "profile": crippled(tenant.profile, number, cripple),
                 "hosts": {twin_host(host, number): entry for host, entry in tenant.hosts.items()},
                 "multicast": tuple(
-                    group.model_copy(update={"name": f"{group.name[:24]}-x{number}"}) for group in tenant.multicast
+                    group.model_copy(
+                        update={"name": f"{group.name[:24]}-x{number}", "address": _twin_group(group.address, number)}
+                    )
+                    for group in tenant.multicast
                 ),
             }
         )
         for rule in scenario.policy:
-            if rule.vni != tenant.vni:
+            if rule.vni != tenant.vni or not keep_rules:
                 continue
             update: dict[str, object] = {"vni": vni}
             if rule.name is not None:

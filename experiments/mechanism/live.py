@@ -102,7 +102,7 @@ def _load(context: Context, name: str, probes: Sequence[Probe]) -> Scenario:
     except ConfigError as error:
         raise ExperimentError(str(error)) from None
     context.run.update(scenarios={**context.run.record.get("scenarios", {}), name: text})
-    return with_twins(scenario, [(_number(probe), probe.tenant, probe.cripple) for probe in probes])
+    return with_twins(scenario, [(_number(probe), probe.tenant, probe.cripple, probe.keep_rules) for probe in probes])
 
 
 def _number(probe: Probe) -> int:

@@ -35,7 +35,7 @@ class Probe:
     """One probe of one requirement.
 
     ``act`` does on the network what is needed, for the tenant it is given, and returns facts that are kept;
-    ``judge`` gets the evidence back from disk. ``cripple`` takes the protection out of the profile.
+    ``judge`` gets the evidence back from disk. ``cripple`` takes the protection out of the profile; None: the twin has none at all.
     """
 
     requirement: int
@@ -45,4 +45,6 @@ class Probe:
     tenant: str
     act: Callable[[Bench], dict[str, object]]
     judge: Callable[[Evidence], list[Finding]]
-    cripple: Callable[[Profile], Profile]
+    cripple: Callable[[Profile], Profile | None]
+    keep_rules: bool = True
+    """Whether the twin has the tenant's policy rules too."""
