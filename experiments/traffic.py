@@ -79,6 +79,8 @@ class Sender:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.bind((address, 0))
+        self._ipv6 = ":" in address
+        self._marks = (0, 0, 0)
         self._stream: dict[str, Any] | None = None
         self._stream_index = 0
         self._next = 0.0
@@ -124,10 +126,14 @@ class Sender:
 
     def _mark(self, order: dict[str, Any]) -> None:
         """Set what the packets of a burst have besides: DSCP and ECN, a zero UDP checksum, a broadcast address."""
-        if self._socket.family == socket.AF_INET:
-            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, int(order.get("tos", 0)))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, int(bool(order.get("no_checksum"))))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, int(bool(order.get("broadcast"))))
+        wanted = (int(order.get("tos", 0)), int(bool(order.get("no_checksum"))), int(bool(order.get("broadcast"))))
+        if wanted == self._marks:
+            return
+        self._marks = wanted
+        if not self._ipv6:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, wanted[0])
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, wanted[1])
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, wanted[2])
 
     def wait(self, seconds: float) -> None:
         """Let ``seconds`` pass at most, keeping the stream going."""

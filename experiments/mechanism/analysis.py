@@ -13,6 +13,8 @@ from experiments.mechanism.probes import PROBES
 from experiments.tables import write_csv
 
 NAME = "mechanism"
+PROBE_SECONDS = 3.0
+"""About how long a probe takes for one tenant."""
 MET, NOT_MET = "met", "not met"
 KINDS = ("probe", "crippled")
 FINDING_COLUMNS = ("requirement", "level", "probe", "tenant", "statement", "verdict", "reason", "packets", "capture")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from geneve.control.profile import Profile
 from topologies.scenario import BUILT_IN_PROFILES, NO_PROTECTION, Scenario, Tenant
 
-TWIN_VNI = 1_000_000
+TWIN_VNI = 10_000
 """What is added to a tenant's VNI for each twin."""
 
 
@@ -27,8 +27,10 @@ def _twin_group(address: str, number: int) -> str:
     return str(ipaddress.ip_address(address) + 256 * number)
 
 
-def with_twins(scenario: Scenario, wanted: Iterable[tuple[int, str, Callable[[Profile], Profile]]]) -> Scenario:
-    """Add a twin for each ``(number, tenant, cripple)``. Policy rules for the tenant's VNI are copied to the twin's.
+def with_twins(
+    scenario: Scenario, wanted: Iterable[tuple[int, str, Callable[[Profile], Profile | None], bool]]
+) -> Scenario:
+    """Add a twin for each ``(number, tenant, cripple, keep rules)``; with its rules for the tenant's VNI if kept.
 
     Profiles that rules name are crippled with the same function, where it changes them.
     """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
+import signal
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +17,14 @@ from experiments.bench import Hosts, address_of, neighbours_on_link, started
 from experiments.context import Context, ExperimentError
 from experiments.measure import Capture
 from experiments.mechanism.crippled import twin_host, twin_name, with_twins
-from experiments.mechanism.evidence import FACTS, RECEIVED
+from experiments.mechanism.evidence import FACTS
 from experiments.mechanism.probe import Probe
 from experiments.mechanism.probes import PROBES
 from experiments.programs import Program, python_module, wait_for
+from geneve.control.profile import Profile
 from geneve.errors import ConfigError
+from geneve.header import HeaderField
+from geneve.overhead import ETHERNET_HEADER_SIZE, inner_extra
 from topologies.network import Testbed
 from topologies.plan import Kind
 from topologies.scenario import NO_PROTECTION, Scenario
@@ -26,7 +32,8 @@ from topologies.scenario_file import load_scenario, scenario_path
 
 EVE = "eve"
 _CAPTURE_LIMIT = 50_000
-_PATIENCE = 2.0
+_PATIENCE = 1.0
+"""Seconds to wait for messages that do not come."""
 
 
 @dataclass
@@ -56,11 +63,40 @@ class Bench:
         """The tenant's VNI."""
         return self.scenario.tenants[self.tenant].vni
 
+    @property
+    def profile(self) -> Profile | None:
+        """The tenant's own profile."""
+        return self.scenario.profile(self.scenario.tenants[self.tenant].profile)
+
+    @property
+    def wire_vni(self) -> int:
+        """The VNI that the tenant's packets show."""
+        profile = self.profile
+        return 0 if profile is not None and HeaderField.VNI in profile.hidden_header else self.vni
+
+    @property
+    def inner_extra(self) -> int:
+        """Bytes that the payload has besides the frame."""
+        return inner_extra(self.profile)
+
     def host(self, name: str) -> str:
         """Return the host that plays ``name`` of the scenario file here: the twin's own, for a twin."""
         return twin_host(name, self.twin) if self.twin else name
 
-    def burst(self, sender: str, receiver: str, sizes: Sequence[int], interval: float = 0.01, **order: Any) -> int:
+    @property
+    def largest_payload(self) -> int:
+        """Bytes of the largest payload that a packet of the tenant can have."""
+        return self.testbed.plan.tenant_mtu[self.vni] + ETHERNET_HEADER_SIZE + self.inner_extra
+
+    def burst(
+        self,
+        sender: str,
+        receiver: str,
+        sizes: Sequence[int],
+        interval: float = 0.01,
+        patience: float = _PATIENCE,
+        **order: Any,
+    ) -> int:
         """Send marked messages of ``sizes`` bytes of payload and wait for them; returns how many arrived."""
         here, there = self.host(sender), self.host(receiver)
         log = self.hosts.receiver(there)
@@ -70,8 +106,53 @@ class Bench:
             "sizes": list(sizes), "interval": interval, **order,
         }  # fmt: skip
         self.hosts.sender(here).ask(command, 10 + 2 * interval * len(sizes))
-        wait_for(lambda: _lines(log) - before >= len(sizes), _PATIENCE)
+        wait_for(lambda: _lines(log) - before >= len(sizes), patience)
         return _lines(log) - before
+
+    def broadcast(self, sender: str, address: str, sizes: Sequence[int], interval: float = 0.005) -> None:
+        """Send marked messages to a broadcast address of the tenant's subnet."""
+        command = {
+            "do": "send", "label": self.label, "trial": 0, "destination": address, "sizes": list(sizes),
+            "interval": interval, "broadcast": True,
+        }  # fmt: skip
+        self.hosts.sender(self.host(sender)).ask(command, 10 + 2 * interval * len(sizes))
+
+    def forge_as_member(self, victim: str, size: int, count: int) -> int:
+        """Let nve3, a member of the tenant's group, forge broadcasts of ``victim``'s NVE; returns how many.
+
+        The rogue takes the NVE's place: it registers with its certificate and is given the group's keys.
+        """
+        rogue, scenario = "nve3", self.scenario
+        tenant = scenario.tenants[self.tenant]
+        owner = tenant.hosts[self.host(victim)]
+        group = tenant.multicast[0]
+        node, switch = self.testbed.node(rogue), scenario.nves[rogue].attach
+        argv = python_module("experiments.rogue", self.testbed.interface(rogue, switch))
+        protected = self.profile is not None
+        if protected:
+            argv += ["--config", str(self.testbed.layout.config(rogue))]
+        order = {
+            "do": "forge", "label": self.label, "size": size, "count": count, "vni": self.vni,
+            "sender": owner.nve, "group": group.name,
+            "addresses": {
+                "outer_destination_mac": _group_mac(group.address), "outer_destination": group.address,
+                "outer_source": self.testbed.plan.underlay_addresses[owner.nve],
+                "inner_source_mac": owner.mac, "inner_destination_mac": "ff:ff:ff:ff:ff:ff",
+                "inner_source": owner.ips[0], "inner_destination": "10.0.0.255",
+            },
+        }  # fmt: skip
+        pid = self.testbed.daemon_pid(rogue)
+        # Stopped, not ended: two NVEs of one name would take turns in registering.
+        os.kill(pid, signal.SIGSTOP)
+        program = Program(node, argv, self.folder / "rogue.stderr")
+        try:
+            program.answer()
+            return int(program.ask(order, 20)["forged"])
+        finally:
+            program.stop()
+            os.kill(pid, signal.SIGCONT)
+            if protected:
+                wait_for(lambda: bool(self.testbed.rest("/v1/nodes").get("converged")), 20)
 
     def eve(self) -> Program:
         """Return the on-path attacker's program, in the place of her bridge until the scenario ends."""
@@ -83,6 +164,12 @@ class Bench:
         """Return the statistics of every NVE and transit device."""
         names = [*self.testbed.plan.nodes(Kind.NVE), *self.testbed.plan.nodes(Kind.TRANSIT)]
         return {name: self.testbed.stats(name) for name in names}
+
+
+def _group_mac(address: str) -> str:
+    """Return the Ethernet address of an IPv4 multicast group (RFC 1112, section 6.4)."""
+    packed = ipaddress.ip_address(address).packed
+    return f"01:00:5e:{packed[1] & 0x7F:02x}:{packed[2]:02x}:{packed[3]:02x}"
 
 
 def _lines(path: Path) -> int:
@@ -177,6 +264,3 @@ def _associations(bench: Bench, vnis: Iterable[int]) -> list[dict[str, Any]]:
     view = bench.testbed.rest("/v1/associations")
     wanted = {*vnis, None}
     return [entry for entry in view.get("associations", []) if entry.get("vni") in wanted]
-
-
-__all__ = ["EVE", "RECEIVED", "Bench", "run"]

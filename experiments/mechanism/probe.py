@@ -35,7 +35,8 @@ class Probe:
     """One probe of one requirement.
 
     ``act`` does on the network what is needed, for the tenant it is given, and returns facts that are kept;
-    ``judge`` gets the evidence back from disk. ``cripple`` takes the protection out of the profile; None: the twin has none at all.
+    ``judge`` gets the evidence back from disk. ``cripple`` takes the protection out of the profile; None: the twin has
+    none at all.
     """
 
     requirement: int

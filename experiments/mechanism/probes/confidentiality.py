@@ -1,0 +1,129 @@
+"""SEC-GEN-1, 2, 4: what of the inner frame and of the base header can be read on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from experiments.mechanism.evidence import Evidence
+from experiments.mechanism.probe import MUST, SHOULD, Finding, Probe
+from experiments.mechanism.probes.common import INNER_HEADERS, arrives, enough, marked, numbers, of_size, own
+from geneve.control.profile import InnerCoverage, Profile
+from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB
+
+if TYPE_CHECKING:
+    from experiments.mechanism.live import Bench
+
+SCENARIO = "mechanism-confidentiality"
+_SIZE, _COUNT = 300, 8
+_INNER = bytes.fromhex("0200000000020200000000010800")
+"""Ethernet header of every frame from the first host of a tenant to its second."""
+
+
+def clear(profile: Profile) -> Profile:
+    """Encrypt nothing of the inner frame."""
+    return profile.model_copy(
+        update={"egress": profile.egress.model_copy(update={"encrypt_inner": InnerCoverage.NONE})}
+    )
+
+
+def _burst(first: str, second: str):  # type: ignore[no-untyped-def]
+    def act(bench: Bench) -> dict[str, object]:
+        return {"arrived": bench.burst(first, second, [_SIZE] * _COUNT)}
+
+    return act
+
+
+def judge_payload(evidence: Evidence) -> list[Finding]:
+    """SEC-GEN-1: nothing of the tenant's data can be read."""
+    packets = of_size(own(evidence, "nve1"), _SIZE + INNER_HEADERS)
+    readable = marked(packets) or [seen for seen in packets if _INNER in seen.raw]
+    reason = f"{len(packets)} packets with the tenant's SPI, data or inner addresses readable in {len(readable)}"
+    statement = "the inner payload is encrypted, headers and data"
+    return [
+        Finding(statement, enough(packets, _COUNT) and not readable, reason, numbers(readable or packets)),
+        arrives(evidence, "pay1", "pay2"),
+    ]
+
+
+def judge_headers(evidence: Evidence) -> list[Finding]:
+    """SEC-GEN-2: headers hidden, and only they."""
+    packets = of_size(own(evidence, "nve1"), _SIZE + INNER_HEADERS)
+    hidden = [seen for seen in packets if _INNER not in seen.raw]
+    readable = marked(packets)
+    return [
+        Finding(
+            "the inner headers are encrypted",
+            enough(packets, _COUNT) and hidden == packets,
+            f"inner MAC addresses readable in {len(packets) - len(hidden)} of {len(packets)} packets",
+            numbers(packets),
+        ),
+        Finding(
+            "what follows them is left as the tenant sent it",
+            enough(readable, 1) or _fill_readable(packets),
+            f"the message's filling can be read in {sum(_FILL in seen.raw for seen in packets)} packets",
+            numbers(packets),
+        ),
+        arrives(evidence, "head1", "head2"),
+    ]
+
+
+_FILL = b"abcdefghijklmnopqrstuvwxyz" * 4
+
+
+def _fill_readable(packets: list) -> bool:  # type: ignore[type-arg]
+    return bool(packets) and all(_FILL in seen.raw for seen in packets)
+
+
+def judge_vni(evidence: Evidence) -> list[Finding]:
+    """SEC-GEN-4: VNI and protocol type hidden, the rest in clear."""
+    packets = [seen for seen in own(evidence, "nve1") if len(seen.frame.packet.payload) == _SIZE + INNER_HEADERS]
+    hidden = [s for s in packets if (s.frame.packet.header.vni, s.frame.packet.header.protocol_type) == (0, _HIDDEN)]
+    true_length = [s for s in packets if s.frame.packet.header.opt_len == sum(o.size for o in s.frame.packet.options)]
+    return [
+        Finding(
+            "VNI and protocol type do not show: the wire has constants",
+            enough(packets, _COUNT) and hidden == packets,
+            f"{len(hidden)} of {len(packets)} packets show VNI 0 and protocol type {ETHERTYPE_HIDDEN:#06x}",
+            numbers(packets),
+        ),
+        Finding(
+            "the fields that were not chosen stay in clear (Opt Len, C, version, O)",
+            enough(packets, _COUNT)
+            and true_length == packets
+            and all(s.frame.packet.header.critical and not s.frame.packet.header.oam for s in packets),
+            f"Opt Len is the true length of the options in {len(true_length)} of {len(packets)} packets",
+        ),
+        arrives(evidence, "vni1", "vni2"),
+    ]
+
+
+_HIDDEN = ETHERTYPE_HIDDEN
+
+
+def judge_header(evidence: Evidence) -> list[Finding]:
+    """SEC-GEN-4: every field hidden, the length of the options included."""
+    packets = own(evidence, "nve1", _SIZE + INNER_HEADERS)
+    headers = {seen.frame.packet.header for seen in packets}
+    constant = all(h.vni == 0 and h.protocol_type != ETHERTYPE_TEB and h.opt_len == 128 for h in headers)
+    return [
+        Finding(
+            "all fields of the header are constants on the wire, Opt Len 128 bytes too",
+            enough(packets, _COUNT) and len(headers) == 1 and constant,
+            f"{len(packets)} packets show {len(headers)} different headers: {sorted(h.build().hex() for h in headers)}",
+            numbers(packets),
+        ),
+        arrives(evidence, "hid1", "hid2"),
+    ]
+
+
+def show_header(profile: Profile) -> Profile:
+    """Hide no field of the header."""
+    return profile.model_copy(update={"hidden_header": frozenset(), "options_size": None, "devices": {}})
+
+
+PROBES = (
+    Probe(1, MUST, "payload", SCENARIO, "payload", _burst("pay1", "pay2"), judge_payload, clear),
+    Probe(2, SHOULD, "headers", SCENARIO, "headers", _burst("head1", "head2"), judge_headers, clear),
+    Probe(4, MUST, "some-fields", SCENARIO, "vni", _burst("vni1", "vni2"), judge_vni, show_header),
+    Probe(4, MUST, "all-fields", SCENARIO, "header", _burst("hid1", "hid2"), judge_header, show_header),
+)
