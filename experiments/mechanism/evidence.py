@@ -63,7 +63,7 @@ class Evidence:
     @property
     def spis(self) -> dict[int, dict[str, Any]]:
         """The tenant's associations as the NVA's view tells them (no keys), by SPI."""
-        return {int(entry["spi"]): entry for entry in self.facts["associations"]}
+        return {int(entry["spi"]): entry for entry in (*self.facts["replaced"], *self.facts["associations"])}
 
     @cached_property
     def packets(self) -> list[Seen]:

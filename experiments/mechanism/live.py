@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -242,7 +242,7 @@ def _capture_place(testbed: Testbed) -> tuple[Any, str]:
 def _act(probe: Probe, bench: Bench) -> None:
     path = bench.context.captures() / f"{probe.requirement:02}-{bench.label}.pcap"
     node, interface = _capture_place(bench.testbed)
-    before = bench.stats()
+    before, known = bench.stats(), _associations(bench)
     with Capture(node, interface, path, "udp port 6081", _CAPTURE_LIMIT):
         facts = probe.act(bench)
     tenant = bench.scenario.tenants[bench.tenant]
@@ -253,14 +253,14 @@ def _act(probe: Probe, bench: Bench) -> None:
         "profile": None if profile is None else profile.model_dump(mode="json"),
         "hosts": {name: bench.host(name) for name in bench.scenario.tenants[bench.original].hosts},
         "addresses": bench.testbed.plan.underlay_addresses,
-        "associations": _associations(bench, (bench.vni,)),
+        # The SPIs that packets carry may be replaced while a probe acts: those of before and those of after.
+        "associations": known, "replaced": _associations(bench),
         "stats": {"before": before, "after": bench.stats()},
         "facts": facts,
     }  # fmt: skip
     (bench.folder / FACTS).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
-def _associations(bench: Bench, vnis: Iterable[int]) -> list[dict[str, Any]]:
+def _associations(bench: Bench) -> list[dict[str, Any]]:
     view = bench.testbed.rest("/v1/associations")
-    wanted = {*vnis, None}
-    return [entry for entry in view.get("associations", []) if entry.get("vni") in wanted]
+    return [entry for entry in view["associations"] if entry["vni"] in (bench.vni, None)]

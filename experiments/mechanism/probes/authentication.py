@@ -141,7 +141,8 @@ def judge_nve(evidence: Evidence) -> list[Finding]:
         Finding("no forged packet is delivered", facts["number"] == facts["data"] == _COUNT and set(back) <= set(out),
                 f"{2 * _COUNT} forged copies sent ahead, {len(set(back) - set(out))} delivered; {refused} refused"),
         Finding("nor does one move the replay window: every true packet that follows it is delivered",
-                sorted(back) == sorted(out) and moved == 0, f"{len(back)} of {len(out)} delivered, {moved} taken for old"),
+                sorted(back) == sorted(out) and moved == 0,
+                f"{len(back)} of {len(out)} delivered, {moved} taken for old"),
     ]  # fmt: skip
 
 
@@ -164,7 +165,8 @@ def judge_transit(evidence: Evidence) -> list[Finding]:
         refused = middle["authentication_failed"] - before["authentication_failed"]
         acted, genuine = middle["exported"] - before["exported"], after["exported"] - middle["exported"]
         findings += [
-            Finding(f"{device} does not act on forged telemetry", facts["forged"] == _COUNT and refused >= _COUNT > 0 == acted,
+            Finding(f"{device} does not act on forged telemetry",
+                    facts["forged"] == _COUNT and refused >= _COUNT and acted == 0,
                     f"{facts['forged']} packets with changed telemetry: {refused} refused, {acted} acted upon"),
             Finding(f"{device} acts on genuine telemetry", genuine >= _COUNT, f"{genuine} of {_COUNT} acted upon"),
         ]  # fmt: skip
@@ -200,7 +202,8 @@ def judge_replay(evidence: Evidence) -> list[Finding]:
     out = sent(evidence, "full2")
     refused = evidence.counted("nve1", "drops", "replayed")
     findings = [
-        Finding("the NVE refuses repeated packets", repeated == _COUNT and sorted(back) == sorted(out) and refused >= _COUNT,
+        Finding("the NVE refuses repeated packets",
+                repeated == _COUNT and sorted(back) == sorted(out) and refused >= _COUNT,
                 f"{repeated} packets repeated by eve, {len(back) - len(set(back))} delivered twice, {refused} refused")
     ]  # fmt: skip
     for device in ("t2", "t1"):
