@@ -38,7 +38,8 @@ NAMES = {
 OUTER_FIELDS = (
     ("Ethernet destination", 6), ("Ethernet source", 6), ("Ethernet type", 2), ("IP version, IHL", 1),
     ("IP DSCP, ECN", 1), ("IP total length", 2), ("IP identification", 2), ("IP flags, fragment offset", 2),
-    ("IP TTL", 1), ("IP protocol", 1), ("IP checksum", 2), ("IP source", 4), ("IP destination", 4), ("UDP source port", 2),
+    ("IP TTL", 1), ("IP protocol", 1), ("IP checksum", 2), ("IP source", 4), ("IP destination", 4),
+    ("UDP source port", 2),
     ("UDP destination port", 2), ("UDP length", 2), ("UDP checksum", 2),
 )  # fmt: skip
 HOST_FIELDS = {"IP checksum", "UDP checksum"}
