@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from geneve.control.profile import Profile
 from geneve.control.state import AssociationRole
 from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE
+from geneve.option import MAX_OPTION_DATA, OPTION_HEADER_SIZE
 from geneve.security import padding
-from geneve.security.carriage import Audience, OptionSize, carry
+from geneve.security.carriage import Audience, Carriage, OptionSize, carry
 from geneve.security.signature import signature_option_size
 
 UDP_HEADER_SIZE = 8
@@ -26,23 +27,40 @@ def max_options_size(
     """Return the most bytes of options a packet carries under ``profile`` (None: no protection).
 
     ``devices`` are all transit devices that can be on a path; ``multicast`` says whether packets go to underlay
-    groups too. ValueError when the options could not fit a packet, whose Opt Len ends at 252 bytes.
+    groups too. ValueError when the options could not fit a packet, whose Opt Len ends at 252 bytes, or could not
+    be kept at the profile's ``options_size`` on every path.
     """
     if profile is None:
         return _checked(sum(option.size for option in options), devices)
     audiences: list[Audience] = [(AssociationRole.GROUP, "egress")] if profile.group is not None else []
     audiences += [(AssociationRole.TRANSIT, name) for name in devices if profile.device_coverage(name) is not None]
-    size = carry(profile, [*audiences, (AssociationRole.EGRESS, "egress")], options).size
+    egress: Audience = (AssociationRole.EGRESS, "egress")
+    size = carry(profile, [*audiences, egress], options).size
     if multicast:
-        to_group = carry(profile, [(AssociationRole.MULTICAST, "group")], options).size
-        size = max(size, to_group + signature_option_size(profile.source_proof))
+        to_group = carry(profile, [(AssociationRole.MULTICAST, "group")], options)
+        size = max(size, to_group.size + signature_option_size(profile.source_proof))
     if profile.options_size is not None:
         if size > profile.options_size:
             raise ValueError(
                 f"profile {profile.name!r} keeps options at {profile.options_size} bytes, and they can need {size}"
             )
+        # The filler is longest where nothing else is in the packet: no device on the path, or a batch of one.
+        without_devices = [*audiences[: profile.group is not None], egress]
+        _check_filler(profile, 0, carry(profile, without_devices, options))
+        if multicast:
+            _check_filler(profile, signature_option_size(profile.source_proof, 1), to_group)
         size = profile.options_size
     return _checked(size, devices)
+
+
+def _check_filler(profile: Profile, proof: int, least: Carriage) -> None:
+    """Raise ValueError when the smallest set of options, ``proof`` bytes of signature besides, cannot be filled."""
+    most = least.size + proof + OPTION_HEADER_SIZE + MAX_OPTION_DATA - least.carried[-1].size
+    if profile.options_size is not None and profile.options_size > most:
+        raise ValueError(
+            f"profile {profile.name!r} keeps options at {profile.options_size} bytes, and those of some packets can "
+            f"be filled to {most} only"
+        )
 
 
 def _checked(size: int, devices: Sequence[str]) -> int:

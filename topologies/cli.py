@@ -1,4 +1,7 @@
-"""``python -m topologies.cli [SCENARIO]``: Mininet's command line on a running scenario (``make cli``)."""
+"""``python -m topologies.cli [SCENARIO]``: Mininet's command line on a running scenario (``make cli``).
+
+With ``--check`` the scenario is only read: no root, nothing is started.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from mininet.cli import CLI
 from mininet.log import setLogLevel
 
 from geneve.errors import ConfigError
+from geneve.policy import shadowed
 from topologies import sandbox
 from topologies.daemon import TestbedError
 from topologies.network import Testbed
@@ -35,6 +39,18 @@ def hints(scenario: Scenario) -> list[str]:
     return lines
 
 
+def report(scenario: Scenario) -> list[str]:
+    """Return lines on a scenario that was read and found sound: what it makes, and what is doubtful in it."""
+    lines = [
+        f"tenant {name}: VNI {tenant.vni}, profile {tenant.profile}, MTU {scenario.tenant_mtu(name)}"
+        for name, tenant in scenario.tenants.items()
+    ]
+    lines += [f"warning: {text}" for text in shadowed(scenario.policy)]
+    if scenario.key_log:
+        lines.append("warning: key_log is on, so every NVE writes ALL ITS KEYS to a file; demonstrations only.")
+    return lines
+
+
 def _run(scenario: Scenario, framework: str) -> None:
     setLogLevel("warning")
     with tempfile.TemporaryDirectory(prefix="testbed-cli-", dir="/run") as folder:
@@ -54,9 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="topologies.cli", description=__doc__)
     parser.add_argument("scenario", nargs="?", default="default", help="a scenario's name or file")
     parser.add_argument("--framework", default="auto", choices=("auto", "ryu", "os-ken"))
+    parser.add_argument("--check", action="store_true", help="only read the scenario and say what is in it")
     arguments = parser.parse_args(argv)
     try:
         scenario = load_scenario(arguments.scenario)
+        if arguments.check:
+            print("\n".join(report(scenario)))
+            return 0
         if not sandbox.inside():
             options = ["--framework", arguments.framework, arguments.scenario]
             sandbox.enter([sys.executable, "-m", "topologies.cli", *options])

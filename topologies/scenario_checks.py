@@ -9,7 +9,9 @@ import ipaddress
 from collections.abc import Iterator
 
 from geneve.errors import ConfigError
+from geneve.option import CRITICAL_TYPE_BIT
 from geneve.policy import Policy
+from geneve.security.option import PADDING_TYPE, SECURITY_CLASS, is_mechanism_option
 from topologies.scenario import (
     BUILT_IN_PROFILES,
     NO_PROTECTION,
@@ -20,6 +22,11 @@ from topologies.scenario import (
 
 MIN_MTU = {4: 576, 6: 1280}
 """Smallest MTU of a tenant, by the IP version it uses (RFC 791, RFC 8200)."""
+
+_INNER_KINDS = frozenset(
+    {(SECURITY_CLASS, PADDING_TYPE), (SECURITY_CLASS, PADDING_TYPE | CRITICAL_TYPE_BIT)}
+)
+"""Options that stand in sealed parts only."""
 
 _RESERVED = {NVA_NAME: "the NVA", "ca": "the certificate authority", "root": "the sandbox itself"}
 
@@ -35,6 +42,7 @@ def first_fault(scenario: Scenario) -> str | None:
         _check_profiles,
         _check_tenants,
         _check_policy,
+        _check_options,
         _check_groups,
         _check_group_policy,
         _check_sizes,
@@ -187,7 +195,10 @@ def _check_tenants(scenario: Scenario) -> str | None:
 
 def _check_policy(scenario: Scenario) -> str | None:
     vnis = {tenant.vni for tenant in scenario.tenants.values()}
+    kept = {f"vni-{vni}" for vni in vnis}
     for number, rule in enumerate(scenario.policy):
+        if rule.name in kept:
+            return f"key 'policy.{number}.name': '{rule.name}' is kept for the tenant's own rule; choose another."
         if rule.vni is not None and rule.vni not in vnis:
             return f"key 'policy.{number}.vni': no tenant has VNI {rule.vni}; correct the number."
         if rule.profile is not None and rule.profile not in scenario.profile_names[1:]:
@@ -204,9 +215,26 @@ def _check_policy(scenario: Scenario) -> str | None:
     return None
 
 
-def _check_groups(scenario: Scenario) -> str | None:
-    seen: dict[str, str] = {}
+def _check_options(scenario: Scenario) -> str | None:
     for name, tenant in scenario.tenants.items():
+        kinds = [size.kind for size in tenant.option_sizes]
+        for number, option in enumerate(tenant.options):
+            key = f"key 'tenants.{name}.options.{number}'"
+            kind = (option.option_class, option.type)
+            if is_mechanism_option(*kind) or kind in _INNER_KINDS:
+                return f"{key}: class and type belong to the security mechanism; choose others."
+            if option.type & CRITICAL_TYPE_BIT:
+                return f"{key}: no NVE knows this critical option, so all would drop it; take a type below 128."
+            if kinds.count(kind) > 1:
+                return f"{key}: the tenant's packets carry this class and type already; choose others."
+    return None
+
+
+def _check_groups(scenario: Scenario) -> str | None:
+    seen = {name: key for key, name in _named(scenario)}
+    for name, tenant in scenario.tenants.items():
+        if sum(not group.inner for group in tenant.multicast) > 1:
+            return f"key 'tenants.{name}.multicast': two groups are for all addresses; give one of them 'inner'."
         members = {host.nve for host in tenant.hosts.values()}
         for number, group in enumerate(tenant.multicast):
             key = f"key 'tenants.{name}.multicast.{number}"
@@ -214,6 +242,8 @@ def _check_groups(scenario: Scenario) -> str | None:
             version = scenario.underlay.ip_version
             if not address.is_multicast or address.version != version:
                 return f"{key}.address': expected a multicast address of the underlay, IPv{version}."
+            if not all(ipaddress.ip_address(text).is_multicast for text in group.inner):
+                return f"{key}.inner': expected multicast addresses of the tenant's."
             for value, what in ((group.name, "name"), (group.address, "address")):
                 if value in seen:
                     return f"{key}.{what}': {value} is in use at '{seen[value]}'; give each group its own."

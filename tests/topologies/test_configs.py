@@ -108,3 +108,30 @@ def test_every_transit_device_has_an_export_key_of_its_own_in_the_private_folder
     assert keys != export_keys(plan, LAYOUT)
     written = json.dumps([*config_files(plan, LAYOUT).values()], default=str) + " ".join(collector_argv(plan, LAYOUT))
     assert not [key for key in keys.values() if key in written]
+
+
+def test_nve_names_the_interface_with_its_underlay_address(plan: Plan) -> None:
+    for name in plan.nodes(Kind.NVE):
+        interface = validate(nve_config(plan, LAYOUT, name), name, NveConfig).underlay.interface
+        (end,) = [end for end in plan.ends(name) if end.interface == interface]
+        assert end.addresses[0].split("/")[0] == plan.underlay_addresses[name]
+
+
+def test_keys_are_logged_in_the_run_folder_only_on_demand(plan: Plan) -> None:
+    logs = {nve_config(plan, LAYOUT, name).get("key_log") for name in plan.nodes(Kind.NVE)}
+    wanted = {f"/kept/{name}.keylog" for name in plan.nodes(Kind.NVE)}
+    assert logs == (wanted if plan.scenario.key_log else {None})
+
+
+def test_inventory_has_what_the_scenario_says_of_tenants(plan: Plan) -> None:
+    parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
+    assert parsed.policy == plan.scenario.policy
+    for vni in parsed.vnis:
+        tenant = plan.scenario.tenants[vni.tenant]
+        assert (vni.tags, vni.options) == (tenant.tags, tenant.options)
+        assert (vni.group_policy, vni.enforcers) == (tenant.group_policy, tenant.enforcers)
+        members = tuple(sorted({host.nve for host in tenant.hosts.values()}))
+        assert [group.senders for group in vni.multicast] == [group.senders or members for group in tenant.multicast]
+    tags = {(mapping.vni, mapping.mac): mapping.tag for mapping in parsed.mappings}
+    for tenant in plan.scenario.tenants.values():
+        assert [tags[tenant.vni, host.mac] for host in tenant.hosts.values()] == [h.tag for h in tenant.hosts.values()]

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from geneve.errors import ConfigError
+from geneve.policy import shadowed
+from topologies.cli import main
 from topologies.scenario_file import load_scenario, parse_scenario, scenario_names, scenario_path
 
 SMALL = scenario_path("small").read_text()
@@ -30,6 +32,10 @@ def change(**paths: Any) -> str:
         else:
             place[last] = value
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def option(option_class: int, kind: int, size: int = 4) -> dict[str, Any]:
+    return {"option_class": option_class, "type": kind, "data": "00" * size}
 
 
 HOST = {"nve": "nve1", "mac": "02:00:00:00:00:09", "ipv4": "10.0.0.9/24"}
@@ -106,6 +112,94 @@ REFUSALS = [
         "transit_devices.t1.impair.jitter_ms",
     ),
     ("profile named as a built-in one", change(profiles=[{"name": "full"}]), "profiles.0.name"),
+    ("rule with unknown profile", change(policy=[{"action": "secure", "profile": "best"}]), "policy.0.profile"),
+    ("rule with unknown VNI", change(policy=[{"vni": 7, "action": "discard"}]), "policy.0.vni"),
+    (
+        "two rules, one name",
+        change(policy=[{"name": "r", "action": "discard"}, {"name": "r", "action": "bypass"}]),
+        "key 'policy'",
+    ),
+    (
+        "rule named as a tenant's own",
+        change(policy=[{"name": "vni-100", "vni": 100, "action": "discard"}]),
+        "policy.0.name",
+    ),
+    (
+        "rule without a name for keys per rule",
+        change(
+            profiles=[{"name": "p", "key_granularity": "rule"}],
+            policy=[{"vni": 100, "action": "secure", "profile": "p"}],
+        ),
+        "needs a name",
+    ),
+    ("rule without profile", change(policy=[{"action": "secure"}]), "policy.0"),
+    (
+        "profile for no device",
+        change(profiles=[{"name": "p", "devices": {"t9": {"encrypt_inner": "none", "authenticate_inner": "none"}}}]),
+        "profiles.0.devices.t9",
+    ),
+    ("group of the wrong family", change(tenants__red__multicast=[{"name": "g", "address": "ff05::1"}]), "address"),
+    ("group address no group's", change(tenants__red__multicast=[{"name": "g", "address": "10.1.1.1"}]), "address"),
+    (
+        "group address twice",
+        change(
+            tenants__red__multicast=[{"name": "g", "address": "239.1.1.1"}],
+            tenants__blue__multicast=[{"name": "h", "address": "239.1.1.1"}],
+        ),
+        "tenants.blue.multicast.0.address",
+    ),
+    (
+        "group name twice",
+        change(
+            tenants__red__multicast=[{"name": "g", "address": "239.1.1.1"}],
+            tenants__blue__multicast=[{"name": "g", "address": "239.1.1.2"}],
+        ),
+        "tenants.blue.multicast.0.name",
+    ),
+    (
+        "group named as a node",
+        change(tenants__red__multicast=[{"name": "nve1", "address": "239.1.1.1"}]),
+        "tenants.red.multicast.0.name",
+    ),
+    (
+        "two groups for all addresses",
+        change(tenants__red__multicast=[{"name": n, "address": f"239.1.1.{k}"} for k, n in enumerate("gh")]),
+        "tenants.red.multicast",
+    ),
+    (
+        "inner address no group's",
+        change(tenants__red__multicast=[{"name": "g", "address": "239.1.1.1", "inner": ["10.0.0.1"]}]),
+        "tenants.red.multicast.0.inner",
+    ),
+    (
+        "unknown sender",
+        change(tenants__red__multicast=[{"name": "g", "address": "239.1.1.1", "senders": ["nve9"]}]),
+        "tenants.red.multicast.0.senders",
+    ),
+    ("tag beyond 16 bits", change(tenants__red__hosts__red1__tag=65536), "tenants.red.hosts.red1.tag"),
+    ("negative tag", change(tenants__red__hosts__red1__tag=-1), "tenants.red.hosts.red1.tag"),
+    ("group policy without tags", change(tenants__red__group_policy=[]), "tenants.red.group_policy"),
+    (
+        "group policy and multicast",
+        change(
+            tenants__red__tags=True,
+            tenants__red__group_policy=[],
+            tenants__red__multicast=[{"name": "g", "address": "239.1.1.1"}],
+        ),
+        "tenants.red.multicast",
+    ),
+    ("enforcers of nothing", change(tenants__red__enforcers=["t1"]), "tenants.red.enforcers"),
+    (
+        "unknown enforcer",
+        change(tenants__red__tags=True, tenants__red__group_policy=[], tenants__red__enforcers=["t9"]),
+        "tenants.red.enforcers",
+    ),
+    ("option of the mechanism", change(tenants__red__options=[option(0xFF60, 0x81)]), "tenants.red.options.0"),
+    ("padding option", change(tenants__red__options=[option(0xFF60, 3)]), "tenants.red.options.0"),
+    ("telemetry by hand too", change(tenants__red__options=[option(0xFF60, 2)]), "tenants.red.options.0"),
+    ("option twice", change(tenants__red__options=[option(258, 1), option(258, 1)]), "tenants.red.options.0"),
+    ("critical option nobody knows", change(tenants__red__options=[option(258, 0x91)]), "tenants.red.options.0"),
+    ("too many options", change(tenants__red__options=[option(258, n, 124) for n in (1, 2)]), "key 'tenants.red'"),
     ("key given twice", SMALL + "\nname: again\n", "given twice"),
     ("not YAML", "a: [", "line"),
     ("not a mapping", "- 1", "expected a mapping"),
@@ -165,3 +259,58 @@ def test_unknown_scenario_name_lists_the_known_ones() -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
         load_scenario(tmp_path / "gone.yaml")
+
+
+def test_every_requirement_is_shown_by_a_scenario() -> None:
+    shown: set[int] = set()
+    for name in scenario_names():
+        if name.startswith("mechanism-"):
+            text = load_scenario(name).description
+            assert "SEC-GEN-" in text
+            # "(SEC-GEN-8)", and further ones of the same list shortened to "(9)".
+            shown |= {int(number) for number in re.findall(r"(?:SEC-GEN-|\()(\d+)", text)}
+    assert shown == set(range(1, 18))
+
+
+@pytest.mark.parametrize("name", [name for name in scenario_names() if name.startswith("mechanism-")])
+def test_all_that_passes_between_nves_of_a_mechanism_scenario_passes_the_attacker_behind_the_devices(name: str) -> None:
+    scenario = load_scenario(name)
+    (link,) = scenario.underlay.links
+    assert link.via[-1] == "eve"
+    first = [nve for nve, place in scenario.nves.items() if place.attach == link.between[0]]
+    assert first == ["nve1"]
+    for tenant in scenario.tenants.values():
+        assert {host.nve for host in tenant.hosts.values()} >= {"nve1", "nve2"}
+
+
+def test_no_rule_of_the_scenarios_that_come_along_is_unreachable() -> None:
+    assert [line for name in scenario_names() for line in shadowed(load_scenario(name).policy)] == []
+
+
+def test_rules_can_name_protocol_ports_and_options() -> None:
+    rules = [{"vni": 100, "protocol": "tcp", "destination": {"port": [80, 443]}, "action": "bypass"}]
+    scenario = parse_scenario(change(policy=rules), "x.yaml")
+    assert scenario.policy[0].destination.port == (80, 443)
+    assert None in scenario.profiles_of("red")
+    assert [profile and profile.name for profile in scenario.profiles_of("blue")] == [None]
+
+
+def test_keys_are_logged_only_where_the_scenario_is_named_for_it() -> None:
+    assert [name for name in scenario_names() if load_scenario(name).key_log] == ["key-log"]
+
+
+def test_check_prints_what_is_doubtful(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [{"name": "wide", "vni": 100, "action": "discard"}, {"name": "narrow", "vni": 100, "action": "bypass"}]
+    path = tmp_path / "mine.yaml"
+    path.write_text(change(policy=rules, key_log=True))
+    assert main(["--check", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "MTU" in printed
+    assert "narrow" in printed
+    assert "wide" in printed
+    assert "ALL ITS KEYS" in printed
+
+
+def test_check_is_quiet_about_a_plain_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", "default"]) == 0
+    assert "warning" not in capsys.readouterr().out

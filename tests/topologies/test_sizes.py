@@ -160,11 +160,11 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_a_constant_size_out_of_reach_where_no_device_is_on_the_path_is_refused() -> None:
-    # The filler stands in the egress NVE's option, which ends at 128 bytes: 16 + 128 + 4 at most.
+    # The filler stands in the egress NVE's option, which ends at 128 bytes: 16 + 128 at most.
     text = '{"name": "p", "hidden_header": ["opt_len"], "options_size": %d}'
     assert max_options_size(Profile.model_validate_json(text % 144), OPTION) == 144
-    with pytest.raises(ValueError, match="can be filled to 14"):
-        max_options_size(Profile.model_validate_json(text % 152), OPTION)
+    with pytest.raises(ValueError, match="can be filled to 144 only"):
+        max_options_size(Profile.model_validate_json(text % 148), OPTION)
 
 
 def test_only_padded_profiles_say_the_length_inside() -> None:
