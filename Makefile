@@ -1,7 +1,8 @@
 # Everything a user of the testbed runs. `make` alone lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup experiment plots test test-fast break-invariants lint doctor cli clean clean-results
+FUZZ_SECONDS ?= 60
+.PHONY: help setup experiment plots test test-fast break-invariants fuzz lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
 # quick: under ten minutes on two cores; paper: more repeats.
@@ -33,6 +34,11 @@ test-fast: setup ## The tests that need neither root nor a network
 
 break-invariants: setup ## Break each security invariant in a copy and see that the tests notice
 	@$(PYTHON_VENV) -m tests.break_invariants
+
+fuzz: setup ## Fuzz everything that reads strangers' bytes, guided by coverage; FUZZ_SECONDS=60 for each target
+	@$(PYTHON_VENV) -c 'import atheris' 2>/dev/null || $(PYTHON_VENV) -m pip install -q --no-deps atheris==3.0.0
+	@for target in parser opener transit inner nve; do \
+		$(PYTHON_VENV) -m tests.geneve.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 lint: setup ## Style and types: ruff and mypy
 	@$(PYTHON_VENV) -m ruff check .

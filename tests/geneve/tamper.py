@@ -57,6 +57,9 @@ PROFILES: dict[str, tuple[Profile, str]] = {
     "subset of header and options": (
         Profile(name="vector", egress=Coverage(header=BINDING, options=select(ONE))), "",
     ),
+    "subset, authentication only": (
+        Profile(name="vector", egress=Coverage(header=BINDING, options=(), encrypt_inner=_NONE)), "",
+    ),
     "hidden option and header": (
         Profile(name="vector", hidden_header=BINDING, egress=Coverage(hidden_options=select(ONE)),
                 devices={"t1": device(reveal_header=frozenset({HeaderField.VNI}), options=None)}), "",
