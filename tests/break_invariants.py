@@ -53,8 +53,6 @@ MUTANTS = (
     Mutant(2, "the role is not bound", "geneve/security/aad.py", "ROLE_CODES[role], place", "1, place"),
     Mutant(2, "what is encrypted in part leaves the rest uncovered", "geneve/security/unseal.py",
            "return encrypted, payload[len(encrypted) :]", 'return encrypted, b""'),
-    Mutant(2, "the inner length may be anything", "geneve/security/unseal.py",
-           "if zero or length > len(payload):", "if False:"),
     Mutant(3, "the payload may be bound without the VNI", "geneve/control/profile.py",
            "not self.header >= BINDING_FIELDS", "False"),
     Mutant(4, "numbers repeat", "geneve/security/association.py", "self.last_sequence += 1", "self.last_sequence = 1"),

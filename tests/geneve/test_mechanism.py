@@ -236,6 +236,19 @@ def test_a_replay_is_refused_and_forged_numbers_do_not_move_the_window():  # inv
     assert end.open(second, HERE) is DropReason.REPLAYED
 
 
+def test_strangers_allocate_nothing():  # invariant 5
+    end, t1 = opener(), verifier(T1)
+    genuine = parse_packet(seal_one(sealer(T1), udp_frame(), TELEMETRY))
+    for number in range(200):
+        extra = Option(0x0100, number % 128, bytes(4 * (number % 5)))
+        forged = make_packet(genuine.header, (extra, *genuine.options), genuine.payload).build()
+        assert isinstance(end.open(forged, HERE), DropReason)
+        t1.verify(forged[:-1] + b"x", HERE)
+    assert len(end._layouts._layouts) == 0
+    assert isinstance(end.open(genuine.build(), HERE), Opened)
+    assert len(end._layouts._layouts) == 1
+
+
 def test_late_packets_at_the_edge_of_the_window():
     small = Profile(name="full", transit=TRANSIT_COVERAGE, replay_window=64)
     end, made = opener(profile=small), sealer(profile=small)
