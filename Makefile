@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 60
-.PHONY: help setup experiment plots test test-fast break-invariants fuzz lint doctor cli clean clean-results
+BENCH_ARGS ?=
+.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench-core lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
 # quick: under ten minutes on two cores; paper: more repeats.
@@ -39,6 +40,9 @@ fuzz: setup ## Fuzz everything that reads strangers' bytes, guided by coverage; 
 	@$(PYTHON_VENV) -c 'import atheris' 2>/dev/null || $(PYTHON_VENV) -m pip install -q --no-deps atheris==3.0.0
 	@for target in parser opener transit inner nve; do \
 		$(PYTHON_VENV) -m tests.geneve.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+
+bench-core: setup ## What sealing, opening and refusing a packet cost, beside the bare AEAD call (no root)
+	@$(PYTHON_VENV) -m experiments.core_bench $(BENCH_ARGS)
 
 lint: setup ## Style and types: ruff and mypy
 	@$(PYTHON_VENV) -m ruff check .

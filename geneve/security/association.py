@@ -65,7 +65,8 @@ class _End:
         self.hidden_mask = fields_mask(profile.hidden_header)
         self.option_type = OPTION_TYPES[association.role]
         self._association = association
-        self._key = derive_key(association, profile)
+        self.key = derive_key(association, profile)
+        """The association's own key, where flows have none of theirs."""
         self._flow_keys: OrderedDict[bytes, TrafficKey] = OrderedDict()
         self.on_flow_key: Callable[[bytes], None] | None = None
         """Told of each flow id whose key was made; for key logs."""
@@ -77,7 +78,7 @@ class _End:
     def _traffic_key(self, flow_id: bytes) -> TrafficKey:
         """Return the key of a flow; the association's own for no flow id. Keeps nothing (see _keep_flow_key)."""
         if not flow_id:
-            return self._key
+            return self.key
         return self._flow_keys.get(flow_id) or derive_key(self._association, self.terms, flow_id)
 
     def _keep_flow_key(self, flow_id: bytes, key: TrafficKey) -> None:
@@ -152,7 +153,7 @@ class OutboundAssociation(_End):
 
     def encrypt(self, sequence: bytes, plaintext: bytes, aad: bytes, flow_id: bytes = b"") -> bytes:
         """Return ciphertext and tag for a number that :meth:`next_sequence` just gave out."""
-        key = self._key if not flow_id else self._traffic_key(flow_id)
+        key = self.key if not flow_id else self._traffic_key(flow_id)
         return key.aead.encrypt(key.salt + sequence, plaintext, aad)
 
 
@@ -174,7 +175,7 @@ class InboundAssociation(_End):
         Changes nothing before the tag has verified; a flow's key is kept after it has.
         """
         if not flow_id:
-            return self._key.aead.decrypt(self._key.salt + sequence, ciphertext_and_tag, aad)
+            return self.key.aead.decrypt(self.key.salt + sequence, ciphertext_and_tag, aad)
         key = self._traffic_key(flow_id)
         plaintext = key.aead.decrypt(key.salt + sequence, ciphertext_and_tag, aad)
         self._keep_flow_key(flow_id, key)

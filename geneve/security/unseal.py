@@ -44,8 +44,9 @@ def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tupl
     sequence = packet[place.sequence : place.sequence_end]
     try:
         if place.plain:
-            ciphertext = packet[place.payload :] + packet[place.tag : place.end]
-            return b"", association.decrypt(sequence, ciphertext, place.plan.build(packet, b""))
+            # The call is made here, one frame less than through the association: a refusal unwinds every frame.
+            key, ciphertext = association.key, packet[place.payload :] + packet[place.tag : place.end]
+            return b"", key.aead.decrypt(key.salt + sequence, ciphertext, place.plan.build(packet, b""))
         parts = cover(association, place, packet)
         if parts is None:
             return None
