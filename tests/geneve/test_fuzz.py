@@ -17,7 +17,7 @@ from geneve.security.association import InboundAssociation
 from geneve.security.open import Opened, PacketOpener
 from geneve.security.seal import Item
 from nve.dataplane import Dataplane, Received
-from tests.geneve.fuzz import CORPUS, HERE, TARGETS
+from tests.geneve.fuzz_targets import CORPUS, HERE, TARGETS
 from tests.geneve.make_vectors import FOLDER, PROFILES, associations, make_sealer
 from tests.support import node_state, udp_frame
 

@@ -105,6 +105,16 @@ def test_only_authorised_senders_send_to_a_group():
     assert two.drops == {DropReason.UNAUTHORISED_GROUP: 1}
 
 
+def test_a_key_for_a_group_alone_does_not_make_a_sender():
+    """nve2 has a key for the group, as after a change of the senders; nve3's state says that only nve1 may send."""
+    narrow = state("nve3", ED25519, senders=("nve1",))
+    wide = narrow.model_copy(update={"inbound": (*narrow.inbound, group_association("nve2", "full"))})
+    three = Dataplane("nve3", bytes(32))
+    three.apply(wide)
+    assert carry([broadcast("nve2")], node("nve2", ED25519), three) == [[]]
+    assert three.drops == {DropReason.UNAUTHORISED_GROUP: 1}
+
+
 def test_a_group_frame_under_a_unicast_association_is_refused_where_there_is_a_group():
     """What nve2 may not send to the group, it cannot send to each member one by one either."""
     three = node("nve3", ED25519, senders=("nve1",))

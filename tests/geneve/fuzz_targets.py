@@ -1,0 +1,91 @@
+"""What reads bytes from strangers, as targets for fuzzing: each takes any bytes and may raise nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from geneve.drops import DropReason
+from geneve.errors import ParseError
+from geneve.inner import parse_inner
+from geneve.option import parse_options
+from geneve.packet import parse_packet
+from geneve.security.association import InboundAssociation
+from geneve.security.open import Opened, PacketOpener
+from geneve.security.transit import TransitVerifier, Verified
+from nve.dataplane import Dataplane, Received
+from nve.too_big import build_too_big
+from tests.geneve.make_vectors import PROFILES, associations
+from tests.support import node_state, source
+from tests.transit.builders import MAC_A, MAC_B, device_state
+from transit.device import TransitDevice
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+HERE = source("nve1")
+
+
+def _ends(node: str) -> list[list[InboundAssociation]]:
+    """Return what a node holds under each profile of the vectors."""
+    held = []
+    for feature, (_, profiles) in PROFILES.items():
+        for _, made in profiles:
+            held.append([InboundAssociation(item, made) for item in associations(made, feature) if item.opens(node)])
+    return held
+
+
+_OPENERS = [PacketOpener(ends) for ends in _ends("nve2") if ends]
+_VERIFIERS = [TransitVerifier(ends) for ends in _ends("t1") if ends]
+_NVE = Dataplane("nve2", bytes(32))
+_NVE.apply(node_state("nve2", telemetry=True))
+_DEVICE = TransitDevice("t1")
+_DEVICE.apply(device_state("t1"))
+
+
+def fuzz_parser(data: bytes) -> None:
+    """Options and whole packets: parsed and built again they are the same."""
+    with contextlib.suppress(ParseError):
+        packet = parse_packet(data)
+        assert packet.build() == data
+    with contextlib.suppress(ParseError):
+        block = parse_options(data)
+        assert b"".join(option.build() for option in block) == data
+
+
+def fuzz_opener(data: bytes) -> None:
+    """An NVE under every profile; the first byte picks one."""
+    result = _OPENERS[data[0] % len(_OPENERS)].open(data[1:], HERE) if data else DropReason.MALFORMED
+    assert isinstance(result, (Opened, DropReason))
+    if isinstance(result, Opened) and result.association is None:
+        result.options()
+
+
+def fuzz_transit(data: bytes) -> None:
+    """A transit device's verifier, and the device with a whole frame."""
+    if data:
+        result = _VERIFIERS[data[0] % len(_VERIFIERS)].verify(data[1:], HERE)
+        assert result is None or isinstance(result, (Verified, DropReason))
+    assert _DEVICE.process(MAC_A + MAC_B + data, 0, 0).forward, "a device without group policy never drops"
+
+
+def fuzz_inner(data: bytes) -> None:
+    """The inner frame's headers, and the message about a frame that is too big."""
+    with contextlib.suppress(ParseError):
+        inner = parse_inner(data)
+        assert 14 <= inner.headers_end <= len(data)
+        build_too_big(data, inner, 1300)
+
+
+def fuzz_nve(data: bytes) -> None:
+    """The whole NVE, from both sides."""
+    _NVE.from_underlay([Received(data, HERE)])
+    _NVE.from_tenants(100, [data])
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "parser": fuzz_parser,
+    "opener": fuzz_opener,
+    "transit": fuzz_transit,
+    "inner": fuzz_inner,
+    "nve": fuzz_nve,
+}
