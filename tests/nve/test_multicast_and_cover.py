@@ -287,6 +287,32 @@ def test_what_a_rule_demands_is_checked_again_after_opening():  # invariant 6
     assert two.drops == {DropReason.POLICY_MISMATCH: 1}
 
 
+def test_a_rules_key_is_good_for_that_rules_flows_only():  # invariant 6
+    per_rule = Profile(name="full", key_granularity=KeyGranularity.RULE)
+    dns = Rule(name="dns", vni=100, protocol=17, action=Action.SECURE, profile="full")
+    rest = Rule(name="rest", vni=100, action=Action.SECURE, profile="full")
+
+    def keyed(name: str, policy: tuple[Rule, ...]) -> Dataplane:
+        plain = node_state(name, profile=per_rule, policy=policy)
+        update = {
+            side: tuple(
+                item.model_copy(update={"rule": rule, "spi": item.spi + offset})
+                for item in getattr(plain, side)
+                for rule, offset in (("dns", 0), ("rest", 0x100000))
+            )
+            for side in ("outbound", "inbound")
+        }
+        plane = Dataplane(name, bytes(32))
+        plane.apply(plain.model_copy(update=update))
+        return plane
+
+    honest, lax, two = keyed("nve1", (dns, rest)), keyed("nve1", (rest,)), keyed("nve2", (dns, rest))
+    assert carry([udp_frame()], honest, two) == [[(100, udp_frame())]]
+    two = keyed("nve2", (dns, rest))
+    assert carry([udp_frame()], lax, two) == [[]]
+    assert two.drops == {DropReason.POLICY_MISMATCH: 1}
+
+
 def test_the_nve_tells_which_options_reached_it():
     one, two = Dataplane("nve1", bytes(32)), Dataplane("nve2", bytes(32))
     for made in (one, two):
