@@ -23,7 +23,7 @@ from geneve.control.profile import (
     SourceProof,
 )
 from geneve.control.rules import Action, Direction, Endpoint, Rule
-from geneve.control.state import Association, AssociationRole
+from geneve.control.state import Association, AssociationRole, Mapping, NodeState, NveAddress, Role, VniState
 from geneve.header import HeaderField
 from geneve.inner import InnerFrame, parse_inner
 from geneve.option import Option
@@ -34,6 +34,7 @@ from geneve.security.seal import Item, PacketSealer
 from geneve.security.signature import SourceSigner
 from geneve.security.transit import TransitVerifier
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, build_telemetry
+from nve.dataplane import Dataplane, Received
 
 SIZES = (64, 512, 1400, 8900)
 _SOURCE = bytes([192, 168, 1, 1])
@@ -144,7 +145,7 @@ def _bare(profile: Profile, size: int, opening: bool) -> Callable[[], object]:
 
 def make_cases() -> list[Case]:
     """Return every case."""
-    return [*_seal_and_open(), *_transit(), *_refusals(), *_multicast(), *_policy()]
+    return [*_seal_and_open(), *_transit(), *_refusals(), *_nve(), *_multicast(), *_policy()]
 
 
 def _seal_and_open() -> Iterator[Case]:
@@ -217,6 +218,39 @@ def _refusals() -> Iterator[Case]:
     yield Case("refuse: unknown SPI", "full", 1400, refusal(unknown_spi), None)
     yield Case("refuse: malformed", "full", 1400, refusal(malformed), None)
     yield Case("refuse: replayed", "full", 1400, replayed, None)
+
+
+def _nve() -> Iterator[Case]:
+    """What a packet costs the NVE in all, from datagram to frame: opening, policy again, source address, ECN."""
+    profile, _ = PROFILES["full"]
+    ends, item = Ends(profile, 1400), [Item(frame_of(1400))]
+    state = NodeState(
+        node="nve2",
+        role=Role.NVE,
+        vnis=(VniState(vni=_VNI, mtu=1400),),
+        nves=(NveAddress(name="nve1", address="192.168.1.1", vnis=(_VNI,)),),
+        mappings=(Mapping(vni=_VNI, mac="02:00:00:00:00:01", ips=("10.0.0.1",), nve="nve1"),),
+        profiles=(profile,),
+        policy=(Rule(vni=_VNI, action=Action.SECURE, profile=profile.name),),
+        inbound=tuple(ends.held),
+    )
+
+    def receive(packets: list[bytes]) -> Callable[[], object]:
+        plane = Dataplane("nve2", bytes(32))
+        plane.apply(state)
+        plane.from_underlay([Received(ends.sealer.seal(item)[0], _SOURCE)])
+        following = iter([Received(packet, _SOURCE) for packet in packets]).__next__
+        return lambda: plane.from_underlay((following(),))
+
+    def accepted(calls: int) -> Callable[[], object]:
+        return receive([ends.sealer.seal(item)[0] for _ in range(calls)])
+
+    def refused(calls: int) -> Callable[[], object]:
+        packet = ends.sealer.seal(item)[0]
+        return receive([packet[:-1] + bytes([packet[-1] ^ 1])] * calls)
+
+    yield Case("NVE: accept", "full", 1400, accepted, _bare(profile, 1400, opening=True))
+    yield Case("NVE: refuse bad tag", "full", 1400, refused, _bare(profile, 1400, opening=True))
 
 
 def _multicast() -> Iterator[Case]:

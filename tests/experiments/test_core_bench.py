@@ -29,6 +29,8 @@ def test_each_case_does_what_it_is_called(case):
         if case.operation == "open":
             assert isinstance(result, Opened)
             assert len(result.frame) == case.frame
+        elif case.operation.startswith("NVE: "):
+            assert bool(result) == (case.operation == "NVE: accept")
         elif case.operation == "transit: verify":
             assert isinstance(result, Verified)
         elif case.operation == "transit: not addressed":
@@ -48,10 +50,10 @@ def test_ratios_are_of_one_round_and_targets_can_be_missed():
     rows = analyse([sample(2.0, 1.0), sample(4.0, 2.0), sample(9.0, 3.0)])
     assert rows[0]["ratio"] == 2.0
     assert rows[0]["us"] == 4.0
-    good = [sample(2.0, operation=name) for name in ("seal", "open", "refuse: bad tag")]
-    assert all(met for _, met in targets(analyse(good)))
-    bad = [sample(4.0), sample(2.0, operation="open"), sample(3.0, operation="refuse: bad tag")]
-    assert [met for _, met in targets(analyse(bad))] == [False, True, False]
+    names = ("seal", "open", "refuse: bad tag", "NVE: accept", "NVE: refuse bad tag")
+    assert all(met for _, met in targets(analyse([sample(2.0, operation=name) for name in names])))
+    bad = [sample(us, operation=name) for name, us in zip(names, (4.0, 2.0, 3.0, 5.0, 5.1), strict=True)]
+    assert [met for _, met in targets(analyse(bad))] == [False, True, False, False]
     assert "seal" in show(rows)
 
 
