@@ -156,9 +156,17 @@ def _cell(text: str) -> str:
     try:
         number = float(text)
     except ValueError:
-        return f"<td>{html.escape(_readable(text))}</td>"
+        return f"<td>{_linked(_readable(text))}</td>"
     shown = text if number.is_integer() and "." not in text else f"{number:.5g}"
     return f'<td class="number">{shown}</td>'
+
+
+def _linked(text: str) -> str:
+    """Return ``text`` for the page, with the captures that it names as links."""
+    parts = text.split(", ")
+    if not all(part.startswith("captures/") for part in parts):
+        return html.escape(text)
+    return ", ".join(f'<a href="{html.escape(part)}">{html.escape(Path(part).name)}</a>' for part in parts)
 
 
 def _readable(text: str) -> str:
