@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from geneve.inner import ETHERTYPE_ARP, ETHERTYPE_IPV6, InnerFrame
+from geneve.outer import internet_checksum
 from nve.tables import VirtualNetwork
 
 _ARP_REQUEST = b"\x00\x01\x08\x00\x06\x04\x00\x01"
@@ -63,12 +64,7 @@ def _answer_solicitation(frame: bytes, inner: InnerFrame, network: VirtualNetwor
     if mac is None or source == bytes(16):  # duplicate address detection is the tenants' own affair
         return None
     body = struct.pack("!BBHI", _NEIGHBOUR_ADVERTISEMENT, 0, 0, _SOLICITED_OVERRIDE) + target + b"\x02\x01" + mac
-    checksum = _checksum(target + source + struct.pack("!II", len(body), _ICMPV6) + body)
+    checksum = internet_checksum(target + source + struct.pack("!II", len(body), _ICMPV6) + body)
     body = body[:2] + struct.pack("!H", checksum) + body[4:]
     ip = struct.pack("!IHBB", 0x60000000, len(body), _ICMPV6, _HOP_LIMIT) + target + source
     return inner.source + mac + frame[12:start] + ip + body
-
-
-def _checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071) of an even number of bytes."""
-    return 0xFFFF - (int.from_bytes(data, "big") % 0xFFFF or 0xFFFF * any(data))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from geneve.inner import ETHERTYPE_IPV4, ETHERTYPE_IPV6, InnerFrame
+from geneve.outer import internet_checksum
 
 _ICMP, _ICMPV6 = 1, 58
 _ICMP_SIZE = 576
@@ -66,9 +67,9 @@ def _icmp(frame: bytes, inner: InnerFrame, mtu: int) -> bytes | None:
         return None
     quoted = frame[start : start + _ICMP_SIZE - 28]
     message = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + quoted
-    message = message[:2] + _checksum(message) + message[4:]
+    message = message[:2] + internet_checksum(message).to_bytes(2, "big") + message[4:]
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(message), 0, 0x4000, _TTL, _ICMP, 0) + destination + source
-    return header[:10] + _checksum(header) + header[12:] + message
+    return header[:10] + internet_checksum(header).to_bytes(2, "big") + header[12:] + message
 
 
 def _icmpv6(frame: bytes, inner: InnerFrame, mtu: int) -> bytes | None:
@@ -80,12 +81,5 @@ def _icmpv6(frame: bytes, inner: InnerFrame, mtu: int) -> bytes | None:
         return None
     message = struct.pack("!BBHI", 2, 0, 0, mtu) + frame[start : start + _ICMPV6_SIZE - 48]
     pseudo = destination + source + struct.pack("!II", len(message), _ICMPV6)
-    message = message[:2] + _checksum(pseudo + message) + message[4:]
+    message = message[:2] + internet_checksum(pseudo + message).to_bytes(2, "big") + message[4:]
     return struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, _TTL) + destination + source + message
-
-
-def _checksum(data: bytes) -> bytes:
-    """Return the Internet checksum (RFC 1071), 2 bytes."""
-    padded = data + b"\x00" * (len(data) % 2)
-    rest = int.from_bytes(padded, "big") % 0xFFFF
-    return (0xFFFF - (rest or 0xFFFF * any(padded))).to_bytes(2, "big")

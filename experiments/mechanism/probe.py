@@ -30,6 +30,10 @@ class Finding:
     packets: tuple[int, ...] = ()
 
 
+Judge = Callable[["Evidence"], list[Finding]]
+"""Reads a probe's evidence and says what holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One probe of one requirement.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
-from experiments.mechanism.probe import MUST, SHOULD, Finding, Probe
+from experiments.mechanism.probe import MUST, SHOULD, Finding, Judge, Probe
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
     enough,
@@ -227,7 +227,7 @@ def _act_late(first: str, second: str) -> Callable[[Bench], dict[str, object]]:
     return act
 
 
-def _judge_late(first: str, second: str, passes: bool):  # type: ignore[no-untyped-def]
+def _judge_late(first: str, second: str, passes: bool) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
         back = received(evidence, second)
         late = [payload for payload in back if len(payload) == 2 * _SIZE]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import MUST, SHOULD, Finding, Probe
-from experiments.mechanism.probes.common import INNER_HEADERS, arrives, enough, marked, numbers, of_size, own
+from experiments.mechanism.probes.common import (
+    INNER_HEADERS,
+    arrives,
+    enough,
+    marked,
+    numbers,
+    of_size,
+    own,
+    with_bytes,
+)
 from geneve.control.profile import InnerCoverage, Profile
 from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB
 
@@ -17,6 +27,8 @@ SCENARIO = "mechanism-confidentiality"
 _SIZE, _COUNT = 300, 8
 _INNER = bytes.fromhex("0200000000020200000000010800")
 """Ethernet header of every frame from the first host of a tenant to its second."""
+_FILL = b"abcdefghijklmnopqrstuvwxyz" * 4
+"""What messages are filled with, behind a mark that may fall into the encrypted headers' last unit."""
 
 
 def clear(profile: Profile) -> Profile:
@@ -26,7 +38,7 @@ def clear(profile: Profile) -> Profile:
     )
 
 
-def _burst(first: str, second: str):  # type: ignore[no-untyped-def]
+def _burst(first: str, second: str) -> Callable[[Bench], dict[str, object]]:
     def act(bench: Bench) -> dict[str, object]:
         return {"arrived": bench.burst(first, second, [_SIZE] * _COUNT)}
 
@@ -49,7 +61,7 @@ def judge_headers(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-2: headers hidden, and only they."""
     packets = of_size(own(evidence, "nve1"), _SIZE + INNER_HEADERS)
     hidden = [seen for seen in packets if _INNER not in seen.raw]
-    readable = marked(packets)
+    readable = with_bytes(packets, _FILL)
     return [
         Finding(
             "the inner headers are encrypted",
@@ -59,25 +71,20 @@ def judge_headers(evidence: Evidence) -> list[Finding]:
         ),
         Finding(
             "what follows them is left as the tenant sent it",
-            enough(readable, 1) or _fill_readable(packets),
-            f"the message's filling can be read in {sum(_FILL in seen.raw for seen in packets)} packets",
-            numbers(packets),
+            enough(packets, _COUNT) and readable == packets,
+            f"the message's filling can be read in {len(readable)} packets",
+            numbers(readable),
         ),
         arrives(evidence, "head1", "head2"),
     ]
 
 
-_FILL = b"abcdefghijklmnopqrstuvwxyz" * 4
-
-
-def _fill_readable(packets: list) -> bool:  # type: ignore[type-arg]
-    return bool(packets) and all(_FILL in seen.raw for seen in packets)
-
-
 def judge_vni(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-4: VNI and protocol type hidden, the rest in clear."""
     packets = [seen for seen in own(evidence, "nve1") if len(seen.frame.packet.payload) == _SIZE + INNER_HEADERS]
-    hidden = [s for s in packets if (s.frame.packet.header.vni, s.frame.packet.header.protocol_type) == (0, _HIDDEN)]
+    hidden = [
+        s for s in packets if (s.frame.packet.header.vni, s.frame.packet.header.protocol_type) == (0, ETHERTYPE_HIDDEN)
+    ]
     true_length = [s for s in packets if s.frame.packet.header.opt_len == sum(o.size for o in s.frame.packet.options)]
     return [
         Finding(
@@ -95,9 +102,6 @@ def judge_vni(evidence: Evidence) -> list[Finding]:
         ),
         arrives(evidence, "vni1", "vni2"),
     ]
-
-
-_HIDDEN = ETHERTYPE_HIDDEN
 
 
 def judge_header(evidence: Evidence) -> list[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
-from experiments.mechanism.probe import MUST, Finding, Probe
+from experiments.mechanism.probe import MUST, Finding, Judge, Probe
 from experiments.mechanism.probes.common import INNER_HEADERS, enough, find_option, numbers, own, received, sent, spi_of
 from geneve.control.profile import Profile
 from geneve.security.option import SECURITY_CLASS, SIGNATURE_TYPE
@@ -33,7 +33,7 @@ def _act(prefix: str) -> Callable[[Bench], dict[str, object]]:
     return act
 
 
-def _judge(prefix: str):  # type: ignore[no-untyped-def]
+def _judge(prefix: str) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
         groups = [entry for entry in evidence.facts["associations"] if entry["role"] == "multicast"]
         out = [payload for payload in sent(evidence, f"{prefix}1") if len(payload) == 2 * (_SIZE + 1)]

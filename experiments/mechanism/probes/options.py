@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
-from experiments.mechanism.probe import MUST, Finding, Probe
+from experiments.mechanism.probe import MUST, Finding, Judge, Probe
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
     arrives,
@@ -56,7 +56,7 @@ def _readers(evidence: Evidence, kind: tuple[int, int], readers: set[str]) -> Fi
     return Finding(f"{name} is read by {who} and no other", holds, f"packets in which nodes read it: {counts}")
 
 
-def _judge_one_of_two(first: str, second: str, hidden: tuple[int, int], shown: tuple[int, int]):  # type: ignore[no-untyped-def]
+def _judge_one_of_two(first: str, second: str, hidden: tuple[int, int], shown: tuple[int, int]) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
         return [
             _hidden(evidence, hidden, True),

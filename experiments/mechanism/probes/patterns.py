@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence, Seen
-from experiments.mechanism.probe import MUST, Finding, Probe
+from experiments.mechanism.probe import MUST, Finding, Judge, Probe
 from experiments.mechanism.probes.common import arrives, enough, numbers, own
 from experiments.samples import read_lines
 from geneve.control.profile import Padding, Profile
@@ -40,7 +40,7 @@ def _sizes(packets: list[Seen]) -> list[int]:
     return sorted({len(seen.frame.packet.payload) for seen in packets})
 
 
-def _judge_sizes(first: str, second: str, statement: str, right: Callable[[list[int], int], bool]):  # type: ignore[no-untyped-def]
+def _judge_sizes(first: str, second: str, statement: str, right: Callable[[list[int], int], bool]) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
         packets = own(evidence, "nve1")
         sizes = _sizes(packets)
@@ -101,7 +101,7 @@ def _clear_fields(seen: Seen) -> tuple[object, ...]:
     return (raw[:16], raw[23], raw[22], raw[15], packet.header, layout, len(raw))
 
 
-def _judge_dummies(first: str, second: str, one_size: bool, fills: bool):  # type: ignore[no-untyped-def]
+def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
         packets = own(evidence, "nve1")
         quiet, busy = _between(evidence, packets, "begin", "middle"), _between(evidence, packets, "middle", "end")
