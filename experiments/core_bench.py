@@ -115,19 +115,21 @@ def targets(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """Draw what the operations cost at 1400 B, the bare AEAD call beside each."""
     shown = [row for row in rows if row["frame"] == 1400 and row["bare_us"] is not None]
-    drawing, axes = figure(0.22 * len(shown) + 0.9)
-    places = range(len(shown))
-    axes.barh(places, [row["us"] for row in shown], color="0.75", edgecolor="black", linewidth=0.5, label="operation")
-    axes.barh(places, [row["bare_us"] for row in shown], height=0.35, color="0.2", label="bare AEAD call")
-    axes.errorbar([row["us"] for row in shown], places, fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5,
+    drawing, axes = figure(0.17 * len(shown) + 0.8)
+    places = list(range(len(shown)))
+    # Points and not bars: on a logarithmic axis the length of a bar means nothing.
+    axes.hlines(places, [row["bare_us"] for row in shown], [row["us"] for row in shown], color="0.7", linewidth=0.8)
+    axes.plot([row["bare_us"] for row in shown], places, "|", color="black", markersize=6, label="bare AEAD call")
+    axes.errorbar([row["us"] for row in shown], places, fmt="o", color="0.25", markersize=3, elinewidth=0.7,
+                  capsize=1.5, label="operation",
                   xerr=[[row["us"] - row["ci_low"] for row in shown],
                         [row["ci_high"] - row["us"] for row in shown]])  # fmt: skip
-    axes.set_yticks(list(places), [f"{row['operation']}, {row['profile']}" for row in shown])
+    axes.set_yticks(places, [f"{row['operation']}, {row['profile']}" for row in shown], fontsize=6)
     axes.set_xscale("log")
-    axes.set_xlabel("microseconds per packet, 1400 B inner frame")
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("µs per packet (log)")
     axes.grid(visible=False, axis="y")
-    axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.2, -0.06), ncols=2)
     save(drawing, folder, "core")
 
 
