@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
-from geneve.security.dummies import DummySchedule
-
 from geneve.overhead import ETHERNET_HEADER_SIZE
+from geneve.security.dummies import DummySchedule
 from nve.sealers import Key, Target
 
 

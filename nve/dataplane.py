@@ -9,9 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from geneve.security.signature import SourceSigner
-from geneve.tags import build_tag
-
 from geneve import ecn
 from geneve.control.rules import Action, Direction
 from geneve.control.state import NodeState
@@ -26,7 +23,9 @@ from geneve.policy import Decision, Policy
 from geneve.security.association import InboundAssociation, OutboundAssociation, SequenceExhaustedError
 from geneve.security.open import PacketOpener
 from geneve.security.seal import Item
+from geneve.security.signature import SourceSigner
 from geneve.security.store import AssociationStore
+from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
 from nve import neighbours
 from nve.admission import refuse_frame

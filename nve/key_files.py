@@ -8,9 +8,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from geneve.security.signature import SEED_SIZE, SourceSigner
-
 from geneve.errors import ConfigError
+from geneve.security.signature import SEED_SIZE, SourceSigner
 
 log = logging.getLogger("nve")
 

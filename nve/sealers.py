@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from geneve.security.signature import SourceSigner
-from geneve.tags import build_tag
-
 from geneve.control.profile import KeyGranularity, Profile
 from geneve.control.state import AssociationRole
 from geneve.overhead import ETHERNET_HEADER_SIZE
@@ -15,6 +12,8 @@ from geneve.policy import Decision, Policy
 from geneve.security import padding
 from geneve.security.association import OutboundAssociation
 from geneve.security.seal import PacketSealer
+from geneve.security.signature import SourceSigner
+from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
 from nve.tables import Group, Peer, VirtualNetwork
 

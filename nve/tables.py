@@ -6,12 +6,11 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from geneve.tags import TAG_CLASS, TAG_TYPE
-
 from geneve.control.state import Mapping, MulticastGroup, NodeState, VniState
 from geneve.errors import ConfigError
 from geneve.inner import InnerFrame
 from geneve.option import Option
+from geneve.tags import TAG_CLASS, TAG_TYPE
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 
 _UNSPECIFIED = frozenset({bytes(4), bytes(16)})
