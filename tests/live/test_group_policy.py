@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.live.conftest import make_testbed
-from tests.live.test_mechanism import pings
+from tests.live.test_mechanism_live import pings
 from topologies.network import Testbed
 
 pytestmark = pytest.mark.live
