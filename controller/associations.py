@@ -64,7 +64,10 @@ class Held:
 
 
 class SpiSpace:
-    """Hands out random SPIs, none of them twice in the NVA's life. ``token`` returns random bytes."""
+    """Hands out random SPIs, none of them twice in the NVA's life. ``token`` returns random bytes.
+
+    All are remembered: a node refuses a state with an SPI that was withdrawn from it before.
+    """
 
     def __init__(self, token: Callable[[int], bytes]) -> None:
         self._token = token
@@ -184,12 +187,13 @@ class AssociationTable:
         """Replace an association by a fresh one, make before break; returns the nodes concerned.
 
         The old one goes on until the audience has the new one, and can be opened for GRACE seconds more.
-        Nothing happens while a replacement is under way, or less than MIN_AGE after the last.
+        Nothing happens while a replacement is under way or the association is not in use yet, or less than MIN_AGE
+        after the last.
         """
         for key, held in self._table.items():
             if held.association.spi != spi:
                 continue
-            if held.previous is not None or now - held.created < MIN_AGE:
+            if held.previous is not None or not held.active or now - held.created < MIN_AGE:
                 return set()
             wish = Wish(held.association.members, held.association.signer)
             fresh = self._table[key] = self._make(key, wish, now)

@@ -7,6 +7,7 @@ as a learning switch does, so that no frame is lost while a place is being learn
 from __future__ import annotations
 
 import heapq
+import ipaddress
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -206,6 +207,10 @@ class Hosts:
         """Return the place of each address."""
         return dict(self._places)
 
+    def home(self, mac: str) -> int | None:
+        """Return the datapath id of the only switch that an address can be at, None when it has none."""
+        return self._fixed.get(mac)
+
     def seen(self, place: PortId) -> frozenset[str]:
         """Return the addresses seen at a port, also those whose place is another."""
         return frozenset(self._seen.get(place, ()))
@@ -224,7 +229,7 @@ def desired_rules(
     edges: dict[int, list[int]] = {dpid: [] for dpid in topology.switches}
     for dpid, port in topology.edges:
         edges[dpid].append(port)
-    multicast = _multicast_rules(topology, routes, locations, groups)
+    multicast = _multicast_rules(topology, routes, hosts, groups)
     return {
         dpid: frozenset(multicast.get(dpid, ()))
         | frozenset(_learn_rules(dpid, link_ports[dpid], edges[dpid], hosts))
@@ -262,14 +267,13 @@ def _forward_rules(dpid: int, routes: Routes, locations: Mapping[str, PortId]) -
 
 
 def _multicast_rules(
-    topology: Topology, routes: Routes, locations: Mapping[str, PortId], groups: Iterable[GroupMembers]
+    topology: Topology, routes: Routes, hosts: Hosts, groups: Iterable[GroupMembers]
 ) -> dict[int, list[FlowRule]]:
     """Return the rules of each switch for multicast groups: along the spanning tree, to where members are only."""
     rules: dict[int, list[FlowRule]] = {}
     for group in groups:
-        members = {locations[mac] for mac in group.macs if mac in locations}
-        eth_type = ETHERTYPE_IPV6 if ":" in group.address else ETHERTYPE_IPV4
-        match = Match(eth_type=eth_type, ip_dst=group.address)
+        members = _member_places(group, topology, hosts)
+        match = _group_match(group.address)
         for dpid in topology.switches:
             ports = {port for switch, port in members if switch == dpid}
             for port, reached in routes.tree_branches(dpid).items():
@@ -278,6 +282,33 @@ def _multicast_rules(
             entry = GroupEntry(group.address, tuple(sorted(ports)))
             rules.setdefault(dpid, []).append(FlowRule(FORWARD_TABLE, 250, match, group=entry))
     return rules
+
+
+def _member_places(group: GroupMembers, topology: Topology, hosts: Hosts) -> set[PortId]:
+    """Return the ports at which a group's members are.
+
+    A receiver need not ever send. One whose port is not known yet is reached as an unknown address is: on every
+    edge port of its own switch that is nobody's place.
+    """
+    locations = hosts.locations()
+    taken = set(locations.values())
+    places: set[PortId] = set()
+    for mac in group.macs:
+        if mac in locations:
+            places.add(locations[mac])
+        else:
+            places |= {edge for edge in topology.edges - taken if edge[0] == hosts.home(mac)}
+    return places
+
+
+def _group_match(address: str) -> Match:
+    """Return the match of an IP multicast group, its Ethernet address included (RFC 1112 §6.4, RFC 2464 §7)."""
+    group = ipaddress.ip_address(address)
+    if group.version == 4:
+        eth_type, mac = ETHERTYPE_IPV4, b"\x01\x00\x5e" + (int(group) & 0x7FFFFF).to_bytes(3, "big")
+    else:
+        eth_type, mac = ETHERTYPE_IPV6, b"\x33\x33" + group.packed[-4:]
+    return Match(eth_type=eth_type, eth_dst=mac.hex(":"), ip_dst=address)
 
 
 def _flood_rules(link_ports: Mapping[int, bool], edges: Iterable[int]) -> list[FlowRule]:

@@ -19,6 +19,9 @@ from geneve.control.rules import Action, Rule, TagRule
 from geneve.control.state import Mapping, MulticastGroup, Role, StaticOption
 from geneve.errors import ConfigError
 from geneve.policy import Policy
+from geneve.security.option import PADDING_TYPE, SECURITY_CLASS, is_mechanism_option
+from geneve.tags import TAG_CLASS, TAG_TYPE
+from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 
 MAX_PATH_COST = 65535
 """Largest cost of one link."""
@@ -108,6 +111,10 @@ class Inventory(StrictModel):
         ]
         return (*self.policy, *derived)
 
+    def secures(self, vni: int) -> bool:
+        """Whether some rule of the policy can protect packets of ``vni``."""
+        return any(rule.action is Action.SECURE and rule.vni in (None, vni) for rule in self.rules())
+
     def members(self, vni: int) -> tuple[str, ...]:
         """Return the names of the NVEs that have mappings in ``vni``, sorted."""
         return tuple(sorted({m.nve for m in self.mappings if m.vni == vni}))
@@ -168,6 +175,7 @@ def _first_fault(inventory: Inventory) -> str | None:
         _check_vnis,
         _check_mappings,
         _check_policy,
+        _check_options,
         _check_groups,
         _check_enforcers,
     )
@@ -271,7 +279,7 @@ def _check_vnis(inventory: Inventory) -> str | None:
 
 
 def _check_mappings(inventory: Inventory) -> str | None:
-    vnis = {vni.vni for vni in inventory.vnis}
+    vnis = {vni.vni: vni for vni in inventory.vnis}
     macs: set[tuple[int, str]] = set()
     ips: set[tuple[int, str]] = set()
     for number, mapping in enumerate(inventory.mappings):
@@ -281,6 +289,8 @@ def _check_mappings(inventory: Inventory) -> str | None:
         node = inventory.nodes.get(mapping.nve)
         if node is None or node.role is not Role.NVE:
             return f"{where}.nve': no NVE is named '{mapping.nve}'; add it to 'nodes'."
+        if mapping.tag and not vnis[mapping.vni].tags:
+            return f"{where}.tag': packets of VNI {mapping.vni} carry no security groups; set its 'tags: true'."
         if (mapping.vni, mapping.mac) in macs:
             return f"{where}.mac': {mapping.mac} is in VNI {mapping.vni} already; each is unique in a VNI."
         macs.add((mapping.vni, mapping.mac))
@@ -293,37 +303,71 @@ def _check_mappings(inventory: Inventory) -> str | None:
 
 def _check_policy(inventory: Inventory) -> str | None:
     vnis = {vni.vni for vni in inventory.vnis}
+    profiles = {profile.name for profile in inventory.profiles}
+    kept = {rule.name for rule in inventory.rules()[len(inventory.policy) :]}
     for number, rule in enumerate(inventory.policy):
+        where = f"key 'policy.{number}"
+        if rule.name in kept:
+            return f"{where}.name': '{rule.name}' is kept for what holds in that VNI otherwise; choose another."
         if rule.vni is not None and rule.vni not in vnis:
-            return f"key 'policy.{number}.vni': VNI {rule.vni} is not in 'vnis'; add it there or correct the number."
+            return f"{where}.vni': VNI {rule.vni} is not in 'vnis'; add it there or correct the number."
+        if rule.profile is not None and rule.profile not in profiles:
+            return f"{where}.profile': no profile is named '{rule.profile}'; add it to 'profiles'."
     try:
         Policy(inventory.rules(), inventory.profiles)
     except ConfigError as error:
         return f"key 'policy': {error}"
-    for profile in inventory.profiles:
+    for number, profile in enumerate(inventory.profiles):
         for device in profile.devices:
             node = inventory.nodes.get(device)
             if node is None or node.role is not Role.TRANSIT:
-                return f"key 'profiles': '{profile.name}' names '{device}' in 'devices', which is no transit device."
+                return f"key 'profiles.{number}.devices': '{device}' is no transit device; correct the name."
+    return None
+
+
+def _check_options(inventory: Inventory) -> str | None:
+    for number, vni in enumerate(inventory.vnis):
+        # What the NVEs add themselves: a second one in the same packet would be anyone's guess.
+        kinds = {(TELEMETRY_CLASS, TELEMETRY_TYPE), (TAG_CLASS, TAG_TYPE), (SECURITY_CLASS, PADDING_TYPE)}
+        for place, option in enumerate(vni.options):
+            kind = (option.option_class, option.type)
+            if kind in kinds or is_mechanism_option(*kind):
+                return f"key 'vnis.{number}.options.{place}': its class and type are in use already; choose others."
+            kinds.add(kind)
     return None
 
 
 def _check_groups(inventory: Inventory) -> str | None:
     names: set[str] = set(inventory.nodes)
     addresses: set[str] = set()
-    family = ipaddress.ip_address(inventory.nva.address).version
     for number, vni in enumerate(inventory.vnis):
+        if sum(not group.inner for group in vni.multicast) > 1:
+            return f"key 'vnis.{number}.multicast': two groups are for all other addresses; give one of them 'inner'."
         for place, group in enumerate(vni.multicast):
-            where = f"key 'vnis.{number}.multicast.{place}"
-            if group.name in names:
-                return f"{where}.name': '{group.name}' is in use already; give each group a name of its own."
-            if group.address in addresses or ipaddress.ip_address(group.address).version != family:
-                return f"{where}.address': expected an IPv{family} group that no other uses, found {group.address}."
+            fault = _check_group(inventory, vni, group, names, addresses)
+            if fault is not None:
+                return f"key 'vnis.{number}.multicast.{place}.{fault}"
             names.add(group.name)
             addresses.add(group.address)
-            stranger = next((name for name in group.senders if name not in inventory.members(vni.vni)), None)
-            if stranger is not None:
-                return f"{where}.senders': '{stranger}' is no NVE with tenants in VNI {vni.vni}; remove it."
+    return None
+
+
+def _check_group(
+    inventory: Inventory, vni: InventoryVni, group: MulticastGroup, names: set[str], addresses: set[str]
+) -> str | None:
+    """Return what is wrong with one group, its key's last part first; ``names`` and ``addresses`` are taken."""
+    family = ipaddress.ip_address(inventory.nva.address).version
+    if group.name in names:
+        return f"name': '{group.name}' is in use already; give each group a name of its own."
+    if group.address in addresses or ipaddress.ip_address(group.address).version != family:
+        return f"address': expected an IPv{family} group that no other uses, found {group.address}."
+    members = inventory.members(vni.vni)
+    stranger = next((name for name in group.senders if name not in members), None)
+    if stranger is not None:
+        return f"senders': '{stranger}' is no NVE with tenants in VNI {vni.vni}; remove it."
+    placeless = next((name for name in members if inventory.nodes[name].mac is None), None)
+    if placeless is not None:
+        return f"name': the underlay cannot find the member '{placeless}'; give 'nodes.{placeless}.mac'."
     return None
 
 

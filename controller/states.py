@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from controller.associations import AssociationTable, Paths, member_vnis
 from controller.inventory import Inventory
 from geneve.control.profile import Profile
-from geneve.control.rules import Action
 from geneve.control.state import Association, NodeState, NveAddress, Role, TransitVni, VniState
 
 
@@ -74,7 +73,8 @@ def _transit_state(inventory: Inventory, table: AssociationTable, paths: Paths, 
             TransitVni(
                 vni=vni.vni,
                 telemetry=vni.telemetry,
-                authenticated=vni.action is Action.SECURE,
+                # One rule that secures is enough: else a stranger's packet without protection would count as bypassed.
+                authenticated=inventory.secures(vni.vni),
                 group_policy=vni.group_policy if not vni.enforcers or node in vni.enforcers else None,
             )
             for vni in inventory.vnis

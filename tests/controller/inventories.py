@@ -32,8 +32,8 @@ def document() -> dict[str, Any]:
         ],
         "nodes": {
             "nve1": {"role": "nve", "address": "192.168.1.1", "switch": "s1", "mac": "02:60:81:01:01:00"},
-            "nve2": {"role": "nve", "address": "192.168.1.2", "switch": "s2"},
-            "nve3": {"role": "nve", "address": "192.168.1.3", "switch": "s3"},
+            "nve2": {"role": "nve", "address": "192.168.1.2", "switch": "s2", "mac": "02:60:81:01:02:00"},
+            "nve3": {"role": "nve", "address": "192.168.1.3", "switch": "s3", "mac": "02:60:81:01:03:00"},
             "t1": {"role": "transit", "address": "192.168.2.1", "switch": "s1", "mac": "02:60:81:02:01:02"},
             "t2": {"role": "transit", "address": "192.168.2.2"},
         },

@@ -247,7 +247,7 @@ FAULTS = [
     ({"policy": [{"vni": 9, "action": "bypass"}]}, ("policy.0.vni", "9")),
     ({"policy": [{"name": "a", "action": "bypass"}] * 2}, ("policy", "'a'")),
     ({"vni": {"multicast": [{**GROUP, "senders": ["t1"]}]}}, ("senders", "'t1'")),
-    ({"vni": {"multicast": [GROUP, {**GROUP, "name": "b"}]}}, ("address", "239.1.1.1")),
+    ({"vni": {"multicast": [GROUP, {**GROUP, "name": "b", "inner": ["239.9.9.9"]}]}}, ("address", "239.1.1.1")),
     ({"vni": {"multicast": [{**GROUP, "address": "ff05::1"}]}}, ("address", "IPv4")),
     ({"vni": {"multicast": [{**GROUP, "name": "nve1"}]}}, ("name", "'nve1'")),
     ({"vni": {"multicast": [{**GROUP, "address": "10.0.0.1"}]}}, ("multicast",)),

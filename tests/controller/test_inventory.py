@@ -29,7 +29,13 @@ def test_a_link_travelled_backwards_reverses_its_devices() -> None:
 
 
 def test_addresses_with_a_known_place_are_told() -> None:
-    assert build().fixed_places() == {"02:60:81:00:01:00": 2, "02:60:81:01:01:00": 1, "02:60:81:02:01:02": 1}
+    assert build().fixed_places() == {
+        "02:60:81:00:01:00": 2,
+        "02:60:81:01:01:00": 1,
+        "02:60:81:01:02:00": 2,
+        "02:60:81:01:03:00": 3,
+        "02:60:81:02:01:02": 1,
+    }
 
 
 FAULTS: dict[str, tuple[Change, str]] = {
