@@ -97,6 +97,46 @@ def test_per_rule_each_rule_has_keys_of_its_own():
     assert len([item for item in keys(made) if item.profile == "full"]) == 6, "for what no rule matches"
 
 
+def test_per_flow_there_is_one_below_which_the_flows_are_told_apart():
+    made = table(inventory({"key_granularity": "flow"}))
+    assert len([item for item in keys(made) if item.profile == "mine"]) == 6
+
+
+BLIND = {"options": [], "authenticate_inner": "none", "encrypt_inner": "none"}
+READS = {"egress": {"encrypt_inner": "none"}, "transit": {**BLIND, "authenticate_inner": "headers"}}
+OPTION = {"option_class": 258, "type": 17, "data": "00000000"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "vni", "devices"),
+    [
+        ({"transit": BLIND}, {"telemetry": False}, set()),
+        ({"transit": BLIND}, {"telemetry": True}, {"t1", "t2"}),
+        ({"transit": BLIND}, {"telemetry": False, "tags": True}, {"t1", "t2"}),
+        ({"transit": BLIND}, {"telemetry": False, "options": [OPTION]}, {"t1", "t2"}),
+        (READS, {"telemetry": False}, {"t1", "t2"}),
+        ({"devices": {"t2": BLIND}}, {"telemetry": True}, {"t2"}),
+        ({}, {"telemetry": True}, set()),
+    ],
+    ids=str,
+)
+def test_devices_have_associations_where_packets_carry_something_for_them(profile, vni, devices):
+    made = table(inventory(profile, **vni))
+    found = [item for item in keys(made, AssociationRole.TRANSIT) if item.profile == "mine"]
+    assert {item.audience for item in found} == devices
+    crossing = {(sender, device) for (sender, _), via in PATHS.items() for device in via if device in devices}
+    assert sorted((item.sender, item.audience) for item in found) == sorted(crossing), "one for each sender"
+
+
+def test_a_group_without_devices_is_the_egress_nve_alone():
+    made = AssociationTable(inventory({"group": BLIND}), Tokens(), 2.0)
+    made.settle({}, NODES, 0.0)
+    found = [item for item in keys(made, AssociationRole.GROUP) if item.profile == "mine"]
+    assert len(found) == 6
+    assert all(item.members == () for item in found)
+    assert all(item.opens(item.audience) for item in found)
+
+
 def test_a_confidential_group_has_the_devices_on_the_path_and_new_keys_when_they_change():
     group = {"options": [], "authenticate_inner": "none", "encrypt_inner": "none"}
     of = inventory({"group": group})
@@ -178,6 +218,34 @@ def test_a_lost_acknowledgement_does_not_stop_a_replacement():
     assert old not in made.outbound("nve1")
 
 
+def test_a_shared_association_is_replaced_when_all_that_open_it_are_ready():
+    made = table(inventory({"group": BLIND}))
+    acknowledge(made)
+    (old,) = [item for item in made.outbound("nve1") if item.role is AssociationRole.GROUP and item.audience == "nve3"]
+    assert made.renew(old.spi, 5.0) == {"nve1", "nve3", "t1", "t2"}
+    for node in ("nve3", "t1"):
+        acknowledge(made, node)
+        assert old in made.outbound("nve1")
+    acknowledge(made, "t2")
+    assert old not in made.outbound("nve1")
+    assert all(old in made.inbound(node) for node in ("nve3", "t1", "t2"))
+
+
+def test_what_is_not_in_use_yet_is_not_replaced():
+    made = table(inventory())
+    assert made.renew(made.all()[0].association.spi, 1.9) == set()
+
+
+def test_a_device_that_leaves_the_path_ends_a_replacement_too():
+    made = table(inventory({"group": BLIND}))
+    acknowledge(made)
+    (old,) = [item for item in made.outbound("nve1") if item.role is AssociationRole.GROUP and item.audience == "nve3"]
+    made.renew(old.spi, 5.0)
+    made.settle({**PATHS, ("nve1", "nve3"): ("t2",)}, NODES, 5.5)
+    assert all(item.role is not AssociationRole.GROUP or item.audience != "nve3" for item in made.inbound("t1"))
+    assert old not in made.inbound("t2"), "who shares a key with one that left stops using it"
+
+
 def test_only_its_sender_has_an_associations_number():
     made = table(inventory())
     held = made.all()[0].association
@@ -241,6 +309,28 @@ def test_states_carry_what_belongs_to_the_node_and_no_more():
     assert roles == {AssociationRole.TRANSIT}
 
 
+@pytest.mark.parametrize("own", ["discard", "bypass"])
+@pytest.mark.parametrize("vni", [100, None])
+def test_where_a_rule_secures_devices_believe_authenticated_options_only(own, vni):
+    data = document()
+    data["vnis"][0] |= {"action": own, "tags": True, "group_policy": [{"verdict": "permit"}]}
+    data["vnis"][0].pop("profile")
+    data["vnis"][2]["telemetry"] = True
+    data["policy"] = [{"vni": vni, "protocol": "tcp", "action": "secure", "profile": "full"}]
+    of = build(data)
+    told = {item.vni: item.authenticated for item in build_state(of, table(of), PATHS, "t2").transit_vnis}
+    assert told[100], "else a stranger's tags would permit what they like"
+    assert told[300] is (vni is None)
+
+
+def test_rules_come_before_what_holds_otherwise_and_old_inventories_mean_what_they_meant():
+    assert [(rule.vni, rule.action.value) for rule in build().rules()] == [
+        (100, "secure"), (200, "secure"), (300, "bypass"),
+    ]  # fmt: skip
+    of = inventory(policy=[{"name": "no", "vni": 100, "action": "discard"}])
+    assert [rule.name for rule in of.rules()] == ["no", "vni-100", "vni-200", "vni-300"]
+
+
 NOTHING = {"authenticate_inner": "none", "encrypt_inner": "none"}
 FAULTS = [
     ({"policy": [{"action": "secure", "profile": "gone"}]}, ("policy", "'gone'")),
@@ -256,6 +346,15 @@ FAULTS = [
     ({"vni": {"enforcers": ["t1"]}}, ("enforcers", "group_policy")),
     ({"vni": {"tags": True, "group_policy": [], "enforcers": ["nve1"]}}, ("enforcers", "'nve1'")),
     ({"profile": {"devices": {"nve1": NOTHING}}}, ("devices", "'nve1'")),
+    ({"policy": [{"name": "vni-200", "action": "bypass"}]}, ("policy.0.name", "'vni-200'")),
+    (
+        {"profile": {"key_granularity": "rule"}, "policy": [{"action": "secure", "profile": "mine"}]},
+        ("policy", "name", "'mine'"),
+    ),
+    ({"vni": {"multicast": [GROUP, {**GROUP, "name": "b", "address": "239.1.1.2"}]}}, ("multicast", "'inner'")),
+    ({"vni": {"options": [OPTION, OPTION]}}, ("options.1", "class")),
+    ({"vni": {"options": [{**OPTION, "option_class": 0xFF60, "type": 0x81}]}}, ("options.0", "class")),
+    ({"vni": {"options": [{**OPTION, "option_class": 0xFF60, "type": 6}]}}, ("options.0", "class")),
 ]
 
 
@@ -264,3 +363,23 @@ def test_faulty_inventories_are_refused_in_one_sentence(change, words):
     with pytest.raises(ConfigError) as caught:
         inventory(change.get("profile"), change.get("policy"), **change.get("vni", {}))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert str(caught.value).startswith("inventory.json: key '")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tag_where_packets_carry_none_is_refused():
+    data = document()
+    data["mappings"][1]["tag"] = 7
+    with pytest.raises(ConfigError, match=r"mappings\.1\.tag.*tags: true"):
+        build(data)
+    data["vnis"][0]["tags"] = True
+    assert build(data).mappings[1].tag == 7
+
+
+def test_a_member_that_the_underlay_could_not_find_is_refused():
+    data = document()
+    data["nodes"]["nve2"].pop("mac")
+    build(data)
+    data["vnis"][0]["multicast"] = [GROUP]
+    with pytest.raises(ConfigError, match=r"vnis\.0\.multicast\.0.*'nve2'"):
+        build(data)
