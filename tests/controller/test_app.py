@@ -10,6 +10,8 @@ import pytest
 
 from controller import app, openflow
 from controller.app import Switches, SwitchWriter
+from controller.fabric import FlowRule, GroupEntry, Match
+from controller.underlay import Clear, Update
 
 PATIENCE = 20.0
 
@@ -101,3 +103,33 @@ def test_each_doubt_is_answered_anew(framework: Framework, monkeypatch: pytest.M
     first.on_echo = lambda: None
     assert connect(framework, switches, Datapath(1)) is None
     assert first.closed.wait(PATIENCE)
+
+
+def test_a_group_is_there_as_long_as_a_rule_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    done = threading.Event()
+
+    class Recorder(Datapath):
+        def send_msg(self, message: object) -> None:
+            sent.append(message)
+            if message == ("group_clear",):
+                done.set()
+
+    for name in ("group_add", "flow_add", "flow_delete", "group_delete", "flow_clear", "group_clear"):
+        monkeypatch.setattr(openflow, name, lambda _, *what, name=name: (name, *what))
+    old, new = GroupEntry("239.1.1.1", (1,)), GroupEntry("239.1.1.1", (1, 2))
+    gone, added = FlowRule(1, 250, Match(in_port=1), group=old), FlowRule(1, 250, Match(), group=new)
+    framework: Any = Framework()
+    writer = SwitchWriter(framework, Recorder(1))
+    writer.put(Update(1, (added,), (gone,), (new,), (old,)))
+    writer.put(Clear(1))
+    assert done.wait(PATIENCE)
+    writer.put(None)
+    assert sent == [
+        ("group_add", new),
+        ("flow_add", added),
+        ("flow_delete", gone),
+        ("group_delete", old),
+        ("flow_clear",),
+        ("group_clear",),
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from controller import openflow
-from controller.fabric import FlowRule, Match
+from controller.fabric import FlowRule, GroupEntry, Match
 
 MATCHES = [
     Match(),
@@ -17,6 +17,8 @@ MATCHES = [
     Match(eth_type=0x88CC),
     Match(in_port=3, eth_src="02:00:00:00:00:01"),
     Match(eth_dst="02:00:00:00:00:01"),
+    Match(eth_type=0x0800, eth_dst="01:00:5e:3c:51:01", ip_dst="239.60.81.1"),
+    Match(eth_type=0x86DD, eth_dst="33:33:00:00:00:01", ip_dst="ff05::1"),
     Match(in_port=2, eth_dst="01:00:00:00:00:00", eth_dst_mask="01:00:00:00:00:00"),
 ]
 
@@ -51,7 +53,32 @@ def test_each_rule_says_what_it_says(datapath: Any, match: Match) -> None:
             expected[key] = getattr(match, key)
     if match.eth_dst_mask is not None:
         expected["eth_dst"] = (match.eth_dst, match.eth_dst_mask)
+    if match.ip_dst is not None:
+        expected["ipv6_dst" if ":" in match.ip_dst else "ipv4_dst"] = match.ip_dst
     assert dict(message.match.items()) == expected
+
+
+@pytest.mark.parametrize("ports", [(3, 7), ()])
+def test_a_group_is_of_type_all_with_a_bucket_for_each_port(datapath: Any, ports: tuple[int, ...]) -> None:
+    entry, ofproto = GroupEntry("239.60.81.1", ports), datapath.ofproto
+    message = openflow.group_add(datapath, entry)
+    assert len(written(message)) == 16 + 32 * len(ports)
+    assert (message.command, message.type, message.group_id) == (ofproto.OFPGC_ADD, ofproto.OFPGT_ALL, entry.group_id)
+    assert [[action.port for action in bucket.actions] for bucket in message.buckets] == [[port] for port in ports]
+    flow = openflow.flow_add(datapath, FlowRule(1, 250, MATCHES[5], group=entry))
+    assert written(flow)
+    (instruction,) = flow.instructions
+    assert [action.group_id for action in instruction.actions] == [entry.group_id]
+
+
+def test_deleting_a_group_names_it_and_clearing_names_all(datapath: Any) -> None:
+    entry, ofproto = GroupEntry("239.60.81.1", (3,)), datapath.ofproto
+    for message, number in (
+        (openflow.group_delete(datapath, entry), entry.group_id),
+        (openflow.group_clear(datapath), ofproto.OFPG_ALL),
+    ):
+        assert len(written(message)) == 16
+        assert (message.command, message.group_id) == (ofproto.OFPGC_DELETE, number)
 
 
 def test_a_drop_has_no_instructions(datapath: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from controller.discovery import PortId, build_probe
 from controller.fabric import FlowRule
+from controller.inventory import Inventory
 from controller.underlay import (
     Clear,
     Command,
@@ -35,8 +36,8 @@ def frame(source: bytes, target: bytes = b"\xff" * 6) -> bytes:
 class Network:
     """The ring of the test inventory; carries probes over wires that are intact and keeps the rules."""
 
-    def __init__(self) -> None:
-        self.underlay = Underlay(build(), b"k" * 32)
+    def __init__(self, inventory: Inventory | None = None) -> None:
+        self.underlay = Underlay(inventory or build(), b"k" * 32)
         self.wires: dict[PortId, PortId] = {**WIRES, **{b: a for a, b in WIRES.items()}}
         self.rules: dict[int, dict[object, FlowRule]] = {}
         self.paths: list[PathsChanged] = []
@@ -46,21 +47,24 @@ class Network:
     def handle(self, event: UnderlayEvent) -> list[Command]:
         commands = self.underlay.handle(event, self.now)
         for command in commands:
-            if isinstance(command, Clear):
-                self.rules[command.dpid] = {}
-            elif isinstance(command, Update):
-                rules = self.rules[command.dpid]
-                for rule in command.add:
-                    rules[rule.key] = rule
-                for rule in command.delete:
-                    del rules[rule.key]  # a rule that is not there was never installed
-            elif isinstance(command, PathsChanged):
-                self.paths.append(command)
-            elif isinstance(command, Notice):
-                self.notices.append(command.text)
-            elif (command.dpid, command.port) in self.wires:
+            self.apply(command)
+            if isinstance(command, Emit) and (command.dpid, command.port) in self.wires:
                 self.handle(PacketIn(*self.wires[command.dpid, command.port], command.frame))
         return commands
+
+    def apply(self, command: Command) -> None:
+        if isinstance(command, Clear):
+            self.rules[command.dpid] = {}
+        elif isinstance(command, Update):
+            rules = self.rules[command.dpid]
+            for rule in command.add:
+                rules[rule.key] = rule
+            for rule in command.delete:
+                del rules[rule.key]  # a rule that is not there was never installed
+        elif isinstance(command, PathsChanged):
+            self.paths.append(command)
+        elif isinstance(command, Notice):
+            self.notices.append(command.text)
 
     def start(self) -> None:
         for dpid in (1, 2, 3, 4):
