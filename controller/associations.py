@@ -188,13 +188,14 @@ class AssociationTable:
 
         The old one goes on until the audience has the new one, and can be opened for GRACE seconds more.
         Nothing happens while a replacement is under way or the association is not in use yet, or less than MIN_AGE
-        after the last.
+        after the last: the sender asks again.
         """
         for key, held in self._table.items():
             if held.association.spi != spi:
                 continue
-            if held.previous is not None or not held.active or now - held.created < MIN_AGE:
+            if not held.active or now - held.created < MIN_AGE:
                 return set()
+            held.previous = None
             wish = Wish(held.association.members, held.association.signer)
             fresh = self._table[key] = self._make(key, wish, now)
             fresh.previous = held

@@ -116,7 +116,7 @@ class Dataplane:
         self._telemetry_sequence = 0
         self._errors = ErrorRate(ERRORS_PER_SECOND, ERRORS_BURST)
         self._cover = CoverTraffic()
-        self._rekey_asked: set[int] = set()
+        self._rekey_asked: dict[int, int] = {}
         self._rekey_wanted: list[int] = []
         self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation, key_log)
         self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation, key_log)
@@ -140,7 +140,7 @@ class Dataplane:
             raise ConfigError(f"the associations do not fit together: {error}.") from None
         self._outbound.commit(outbound)
         self._inbound.commit(inbound)
-        self._rekey_asked &= outbound.keys()
+        self._rekey_asked = {spi: number for spi, number in self._rekey_asked.items() if spi in outbound}
         for key, target in targets.items():
             target.adopt(self._applied.targets.get(key))
         self._applied = _Applied(networks, policy, opener, targets)
@@ -166,7 +166,7 @@ class Dataplane:
         return self._outbound.ends()
 
     def take_rekey_requests(self) -> list[int]:
-        """Return the SPIs of associations that newly reached their soft limit: the NVA is to replace them."""
+        """Return the SPIs of associations beyond their soft limit: the NVA is to replace them."""
         wanted, self._rekey_wanted = self._rekey_wanted, []
         return wanted
 
@@ -312,8 +312,10 @@ class Dataplane:
 
     def _note_limits(self, target: Target) -> None:
         for association in target.associations:
-            if association.wants_rekey and association.spi not in self._rekey_asked:
-                self._rekey_asked.add(association.spi)
+            if association.wants_rekey and association.last_sequence >= self._rekey_asked.get(association.spi, 0):
+                # The NVA may have had its reasons not to, or never have heard of it: ask again before it is too late.
+                pause = max(1, (association.hard_limit - association.soft_limit) // 16)
+                self._rekey_asked[association.spi] = association.last_sequence + pause
                 self._rekey_wanted.append(association.spi)
 
     def _flow_label(self, vni: int, inner: InnerFrame) -> int:

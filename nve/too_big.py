@@ -13,6 +13,7 @@ from geneve.inner import ETHERTYPE_IPV4, ETHERTYPE_IPV6, InnerFrame
 from geneve.outer import internet_checksum
 
 _ICMP, _ICMPV6 = 1, 58
+_FRAGMENT_HEADER = 44
 _ICMP_SIZE = 576
 """Largest ICMP error message in bytes, IP header included (RFC 1812, section 4.3.2.3)."""
 _ICMPV6_SIZE = 1280
@@ -76,6 +77,8 @@ def _icmpv6(frame: bytes, inner: InnerFrame, mtu: int) -> bytes | None:
     start = inner.network_offset
     source, destination = inner.source_ip, inner.destination_ip
     if source[0] == 0xFF or destination[0] == 0xFF or source == bytes(16):
+        return None
+    if frame[start + 6] == _FRAGMENT_HEADER and int.from_bytes(frame[start + 42 : start + 44], "big") & 0xFFF8:
         return None
     if inner.protocol == _ICMPV6 and (inner.icmp_type is None or inner.icmp_type < 128):
         return None

@@ -1,8 +1,9 @@
 """When dummy packets are due (SEC-GEN-7). Pure: the time comes in as a number of seconds.
 
-What an observer learns. CONSTANT: dummies come like a clock beside the data, so their number hides little by
-itself, but silence no longer shows. POISSON: the same without a clock's regularity. FILL: total packets per
-second stay at the rate as long as data stays below it, so the data's volume does not show at all.
+What an observer of times learns. CONSTANT and FILL put dummies on a grid of 1/rate while data is sent at once, so
+who knows the grid can tell most data by its time: they hide whether and (FILL, below the rate) how much is sent in
+all, not which packet is which. POISSON has no grid. Data above the rate shows in every mode, and after it FILL
+is silent for a second and a little more.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def test_a_frame_that_does_not_fit_is_dropped_and_its_sender_told():
     assert result.replies[0][:6] == mac(MACS["nve1"])
 
 
-def test_at_the_soft_limit_the_sender_asks_once_and_at_the_hard_limit_it_stops():
+def test_beyond_the_soft_limit_the_sender_asks_again_and_at_the_hard_limit_it_stops():
     limited = Profile(name="full", soft_limit=3, hard_limit=5)
     one = Dataplane("nve1", bytes(32))
     one.apply(node_state("nve1", profile=limited))
@@ -211,7 +211,7 @@ def test_at_the_soft_limit_the_sender_asks_once_and_at_the_hard_limit_it_stops()
         one.from_tenants(100, [udp_frame()])
         asked.append(one.take_rekey_requests())
     (spi,) = asked[2]
-    assert asked == [[], [], [spi], [], [], [], []]
+    assert asked == [[], [], [spi], [spi], [spi], [], []]
     assert one.drops == {DropReason.SEQUENCE_EXHAUSTED: 2}
     assert one.counters["datagrams_sent"] == 5
     one.apply(node_state("nve1", profile=limited, epoch=1))
