@@ -203,8 +203,12 @@ class AssociationTable:
         return set()
 
     def sender_of(self, spi: object) -> str | None:
-        """Return who seals with ``spi`` now; None when nobody does."""
-        return next((h.association.sender for h in self._table.values() if h.association.spi == spi), None)
+        """Return who seals with ``spi`` now, or did until it was replaced a moment ago; None when nobody does."""
+        for held in self._table.values():
+            for item in (held, held.previous):
+                if item is not None and item.association.spi == spi:
+                    return item.association.sender
+        return None
 
     def activate(self, audience: str, spis: frozenset[int]) -> set[str]:
         """Note that ``audience`` has applied a state with ``spis``; returns the senders concerned."""
