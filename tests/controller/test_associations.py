@@ -201,11 +201,13 @@ def test_a_replaced_association_goes_on_until_the_new_one_is_known():
     acknowledge(made, "nve2")
     assert fresh in made.outbound("nve1")
     assert old not in made.outbound("nve1")
+    assert made.renew(fresh.spi, 9.0) == set(), "not while the one before can still be opened"
     made.tick(5.2)
     assert old in made.inbound("nve2"), "what is on its way can still be opened"
     made.tick(5.3 + GRACE)
     assert old not in made.inbound("nve2")
     assert fresh in made.inbound("nve2")
+    assert made.renew(fresh.spi, 20.0) == {"nve1", "nve2"}
 
 
 def test_a_lost_acknowledgement_does_not_stop_a_replacement():
