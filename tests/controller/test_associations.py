@@ -201,13 +201,28 @@ def test_a_replaced_association_goes_on_until_the_new_one_is_known():
     acknowledge(made, "nve2")
     assert fresh in made.outbound("nve1")
     assert old not in made.outbound("nve1")
-    assert made.renew(fresh.spi, 9.0) == set(), "not while the one before can still be opened"
     made.tick(5.2)
     assert old in made.inbound("nve2"), "what is on its way can still be opened"
     made.tick(5.3 + GRACE)
     assert old not in made.inbound("nve2")
     assert fresh in made.inbound("nve2")
-    assert made.renew(fresh.spi, 20.0) == {"nve1", "nve2"}
+
+
+def test_a_busy_sender_need_not_wait_for_the_grace_period_and_two_can_be_opened_at_most():
+    made = table(inventory())
+    acknowledge(made)
+    used = []
+    for now in (5.0, 6.5, 8.0, 9.5):
+        (current,) = [item for item in made.outbound("nve1") if item.audience == "nve2" and item.vni == 200]
+        used.append(current.spi)
+        assert made.renew(current.spi, now) == {"nve1", "nve2"}
+        offered = [item.spi for item in made.inbound("nve2") if item.sender == "nve1" and item.vni == 200]
+        assert len(offered) == 2
+        assert current.spi in offered
+        acknowledge(made, "nve2")
+        made.tick(now + 0.1)
+    assert len(set(used)) == 4
+    assert all(held.previous is None or held.previous.previous is None for held in made.all()), "no chain grows"
 
 
 def test_a_lost_acknowledgement_does_not_stop_a_replacement():
