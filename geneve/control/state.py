@@ -80,7 +80,8 @@ class VniState(StrictModel):
     """One virtual network: what its packets carry besides frames, and its tenants' MTU in bytes.
 
     ``tags``: packets carry the security groups of the two tenants. Without ``multicast`` groups, frames to
-    groups of stations are replicated by the ingress NVE.
+    groups of stations are replicated by the ingress NVE. ``learned``: the NVEs tell the NVA which tenants
+    they see; otherwise only what the NVA's inventory says counts.
     """
 
     vni: Vni
@@ -88,6 +89,7 @@ class VniState(StrictModel):
     tags: bool = False
     options: tuple[StaticOption, ...] = ()
     multicast: tuple[MulticastGroup, ...] = ()
+    learned: bool = False
     mtu: int = Field(ge=576, le=65535)
 
 
