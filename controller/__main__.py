@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -45,13 +46,18 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     from controller.northbound import Northbound
     from controller.server import NodeServer, listen, rest_server
     from controller.shell import Shell
+    from controller.store import Store, load_key
     from geneve.control.tls import TlsFiles, server_context
 
     inventory = load_inventory(inventory_path)
     folder = inventory_path.parent
     nva = inventory.nva
     context = server_context(TlsFiles(str(folder / nva.ca), str(folder / nva.certificate), str(folder / nva.key)))
-    shell = Shell(inventory)
+    files = inventory.store
+    store = Store(None, secrets.token_bytes(32)) if files is None else Store(
+        folder / files.database, load_key(folder / files.key)
+    )  # fmt: skip
+    shell = Shell(inventory, store)
     admission = Admission(node.address for node in inventory.nodes.values())
     nodes = NodeServer(framework.spawn, shell, context, listen(nva.address, nva.port, "nva"), admission)
     rest = rest_server(inventory.rest, Northbound(shell.view))

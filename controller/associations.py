@@ -1,34 +1,62 @@
-"""The Geneve Security Associations that should exist, and their keys.
+"""The Geneve Security Associations there are, and their life: demand, offer, switch, retirement, end. Pure.
 
-Which there are follows from policy, paths and the profiles' key granularity. An association exists while its
-ends are registered, gets fresh keys whenever one of them registers or its members change, and is given to its
-sender once its audience has acknowledged it, or after a bounded wait without that: an acknowledgement that
-does not come must not keep the two apart for ever. What the audience cannot open yet, it then drops.
+A *demand* is an ingress NVE's wish to talk: under one profile, in one VNI, to one NVE or underlay group. Each demand
+needs one or more *lines*: a line is what there is one current association for (sender, audience, role, scope). On
+every line the same exchange runs, whatever started it (demand, rekey by time, by packet count, by an operator, a
+member that joined):
+
+1. *offered*: a fresh association is pushed to its audience, and to nobody else.
+2. *current*: all of the audience that is connected has acknowledged it; it is pushed to the sender, which switches.
+3. *retiring*: the sender has acknowledged its successor; the audience can open it for GRACE seconds more.
+
+So a sender never holds a key that its audience lacks, and nothing on its way is lost. Only where somebody must not
+read on (revoked, left the group, a new process under an old name) an association ends at once.
 """
 
 from __future__ import annotations
 
 import base64
+import heapq
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pydantic import SecretStr
 
-from controller.inventory import Inventory, InventoryVni
+from controller.membership import Membership
+from controller.spis import SpiSpace
+from geneve.control.demand import Demand
 from geneve.control.profile import InnerCoverage, KeyGranularity, Profile
-from geneve.control.state import SECRET_SIZE, Association, AssociationRole, MulticastGroup, Role
+from geneve.control.state import SECRET_SIZE, Association, AssociationRole
 from geneve.policy import Policy
 
-FIRST_SPI = 256
-GRACE = 10.0
-"""Seconds for which what was replaced can still be opened."""
-MIN_AGE = 1.0
-"""Seconds before an association can be replaced at its sender's wish."""
+GRACE = 3.0
+"""Seconds for which a replaced association can still be opened: longer than any packet is under way."""
+MIN_AGE = 0.05
+"""Seconds before an association can be replaced."""
+ASKED_AGAIN = 1.0
+"""Seconds after which a demand for what the sender has means that it has lost it, and not that both crossed."""
+RESTORED_WAIT = 15.0
+"""Seconds after a restart of the NVA in which nodes come back; who has not is not waited for."""
+
+Paths = Mapping[tuple[str, str], tuple[str, ...]]
+
+
+class DemandKey(NamedTuple):
+    """A demand in its canonical form: ``vni`` and ``rule`` are None where the profile's keys are wider."""
+
+    sender: str
+    audience: str
+    multicast: bool
+    vni: int | None
+    profile: str
+    rule: str | None
 
 
 class Key(NamedTuple):
-    """What there is one association for. ``vni`` and ``rule`` are None where the profile's keys are wider."""
+    """What there is one line for."""
 
     sender: str
     audience: str
@@ -38,263 +66,563 @@ class Key(NamedTuple):
     rule: str | None
 
 
-Paths = Mapping[tuple[str, str], tuple[str, ...]]
-
-
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What an association should be besides its key: who else can open it, and the sender's signing key."""
+    """What an association should be besides its line's key: who else can open it, and the sender's signing key."""
 
     members: tuple[str, ...] = ()
     signer: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
-    """An association and how far it has got. ``waiting`` are those that have yet to acknowledge it."""
+    """An association and how far it has got. ``waiting``: whose acknowledgement an offered one needs yet."""
 
     association: Association
     created: float
-    deadline: float
-    waiting: set[str]
-    active: bool = False
-    previous: Held | None = field(default=None, repr=False)
-    """What it replaces, as long as that can still be opened."""
-    replaced_at: float | None = None
+    waiting: set[str] = field(default_factory=set)
+    deadline: float | None = None
+    """When to stop waiting for those that are not connected."""
+    expires: float | None = None
 
 
-class SpiSpace:
-    """Hands out random SPIs, none of them twice in the NVA's life. ``token`` returns random bytes.
+@dataclass(slots=True, eq=False)
+class Line:
+    """The associations of one key. ``given``: the sender may have the current one (all it needs besides is there)."""
 
-    All are remembered: a node refuses a state with an SPI that was withdrawn from it before.
-    """
+    key: Key
+    wish: Wish
+    offered: Held | None = None
+    current: Held | None = None
+    retiring: list[Held] = field(default_factory=list)
+    given: bool = False
+    taken: bool = False
+    """Whether the sender has acknowledged the current one."""
+    nodes: set[str] = field(default_factory=set)
+    """Everybody who knows one of the associations."""
+    rekey_timer: float | None = None
 
-    def __init__(self, token: Callable[[int], bytes]) -> None:
-        self._token = token
-        self._used: set[int] = set()
+    def all(self) -> Iterator[tuple[str, Held]]:
+        """Yield every association with its stage."""
+        if self.offered is not None:
+            yield "offered", self.offered
+        if self.current is not None:
+            yield "current", self.current
+        for held in self.retiring:
+            yield "retiring", held
 
-    def take(self) -> int:
-        """Return a new SPI."""
-        while True:
-            spi = int.from_bytes(self._token(4), "big")
-            if spi >= FIRST_SPI and spi not in self._used:
-                self._used.add(spi)
-                return spi
+
+class Recorder(Protocol):
+    """Is told what must survive the NVA."""
+
+    def association(self, stage: str, association: Association) -> None:
+        """Note an association and its stage."""
+
+    def association_gone(self, spi: int) -> None:
+        """Note that an association has ended."""
+
+    def demand(self, key: DemandKey) -> None:
+        """Note a demand."""
+
+    def demand_gone(self, key: DemandKey) -> None:
+        """Note that a demand is no more."""
 
 
 class AssociationTable:
-    """All associations of the NVA. Times are seconds of one clock."""
+    """All associations of the NVA. Times are seconds of one clock; methods return the nodes that it concerns."""
 
-    def __init__(self, inventory: Inventory, token: Callable[[int], bytes], wait: float) -> None:
-        """``wait`` is the seconds after which a sender gets what its audience has not acknowledged."""
-        self._inventory = inventory
-        self._policy = Policy(inventory.rules(), inventory.profiles)
-        self._token, self._wait = token, wait
-        self._spis = SpiSpace(token)
+    def __init__(
+        self,
+        membership: Membership,
+        policy: Policy,
+        token: Callable[[int], bytes],
+        spis: SpiSpace,
+        recorder: Recorder,
+    ) -> None:
+        self._membership, self._policy = membership, policy
+        self._token, self._spis = token, spis
+        self._recorder = recorder
+        self._paths: Paths = {}
+        self._registered: set[str] = set()
+        self._connected: set[str] = set()
         self._signers: dict[str, str] = {}
-        self._wanted: dict[Key, Wish] = {}
-        self._table: dict[Key, Held] = {}
+        self._demands: dict[DemandKey, dict[Key, Wish]] = {}
+        self._demands_at: dict[str, set[DemandKey]] = {}
+        self._multicast: set[DemandKey] = set()
+        self._wanted_by: dict[Key, set[DemandKey]] = {}
+        self._lines: dict[Key, Line] = {}
+        self._lines_at: dict[str, set[Key]] = {}
+        self._by_spi: dict[int, Key] = {}
+        self._due: list[tuple[float, int, Key]] = []
+        self._serial = itertools.count()
 
-    def set_signer(self, node: str, signing_key: str | None) -> None:
-        """Note the public key with which an NVE signs, base64; it counts from the next :meth:`settle`."""
+    # Who is there ---------------------------------------------------------------------------------------
+
+    def register(self, node: str, signing_key: str | None, now: float, *, fresh: bool) -> set[str]:
+        """Note that a node has registered; as a ``fresh`` process it must never meet a key that it had before."""
+        concerned: set[str] = set()
+        self._connected.add(node)
+        if fresh:
+            concerned |= self._leave(node, now)
+            self._signers.pop(node, None)
+            if signing_key is not None:
+                self._signers[node] = signing_key
+        if node not in self._registered or fresh:
+            self._registered.add(node)
+            concerned |= self._settle(self._demands_at.get(node, ()), now)
+            concerned |= self._settle(self._group_demands(node), now)
+        return concerned | {node}
+
+    def _group_demands(self, node: str) -> list[DemandKey]:
+        """Return the demands for groups of which ``node`` could be a member."""
+        vnis = set(self._membership.vnis_of(node))
+        return sorted((demand for demand in self._multicast if demand.vni in vnis), key=_demand_order)
+
+    def disconnected(self, node: str, now: float) -> set[str]:
+        """Note that a node cannot acknowledge for now: nobody but its own peers waits for it."""
+        self._connected.discard(node)
+        concerned: set[str] = set()
+        for key in sorted(self._lines_at.get(node, ()), key=_order):
+            line = self._lines[key]
+            if line.offered is not None and key.role is not AssociationRole.EGRESS:
+                line.offered.waiting.discard(node)
+                if not line.offered.waiting:
+                    concerned |= self._promote(line)
+        return concerned
+
+    def revoke(self, node: str, now: float) -> set[str]:
+        """End every association of a node at once and forget its demands; groups go on without it."""
+        self._connected.discard(node)
+        self._registered.discard(node)
         self._signers.pop(node, None)
-        if signing_key is not None:
-            self._signers[node] = signing_key
+        return self._leave(node, now)
 
-    # What should exist ----------------------------------------------------------------------------------
+    def _leave(self, node: str, now: float) -> set[str]:
+        """End what ``node`` sends and opens; its own demands are gone, others' come back once it is registered."""
+        self._registered.discard(node)
+        concerned: set[str] = {node}
+        for demand in sorted(self._demands_at.get(node, ()), key=_demand_order):
+            if demand.sender == node:
+                concerned |= self._forget_demand(demand)
+            else:
+                concerned |= self._settle((demand,), now)
+        return concerned | self._settle(self._group_demands(node), now)
 
-    def wanted(self, paths: Paths) -> dict[Key, Wish]:
-        """Return the associations that policy and paths ask for, whoever is registered."""
-        wanted: dict[Key, Wish] = {}
-        for vni in self._inventory.vnis:
-            for profile, rule in self._uses(vni.vni):
-                wanted.update(self._between_members(vni, profile, rule, paths))
-                for group in vni.multicast:
-                    wanted.update(self._in_group(vni, group, profile, rule))
-        return wanted
+    # What they want -------------------------------------------------------------------------------------
 
-    def _uses(self, vni: int) -> Iterator[tuple[Profile, str | None]]:
-        """Yield the profiles that packets of a VNI can get, with each rule where rules have keys of their own."""
-        for profile in self._policy.profiles_for(vni):
-            if profile.key_granularity is not KeyGranularity.RULE:
-                yield profile, None
-                continue
-            for rule in self._policy.rules_for(vni):
-                if rule.profile == profile.name:
-                    yield profile, rule.name
+    def permits(self, sender: str, demand: Demand) -> DemandKey | None:
+        """Return a demand in its canonical form, or None when policy or membership do not allow it."""
+        members = self._membership.members(demand.vni)
+        profile = next((item for item in self._policy.profiles_for(demand.vni) if item.name == demand.profile), None)
+        if sender not in members or profile is None:
+            return None
+        rule = demand.rule if profile.key_granularity is KeyGranularity.RULE else None
+        if profile.key_granularity is KeyGranularity.RULE and not any(
+            item.name == rule and item.profile == profile.name for item in self._policy.rules_for(demand.vni)
+        ):
+            return None
+        if demand.multicast:
+            groups = self._membership.groups(demand.vni)
+            group = next((item for item in groups if item.name == demand.audience), None)
+            if group is None or sender not in group.senders:
+                return None
+            return DemandKey(sender, demand.audience, True, demand.vni, profile.name, rule)
+        if demand.audience == sender or demand.audience not in members:
+            return None
+        scope = None if profile.key_granularity is KeyGranularity.PAIR else demand.vni
+        return DemandKey(sender, demand.audience, False, scope, profile.name, rule)
 
-    def _between_members(
-        self, vni: InventoryVni, profile: Profile, rule: str | None, paths: Paths
-    ) -> Iterator[tuple[Key, Wish]]:
-        scope = None if profile.key_granularity is KeyGranularity.PAIR else vni.vni
-        members = self._inventory.members(vni.vni)
-        for sender in members:
-            for other in members:
-                if other == sender:
-                    continue
-                devices = paths.get((sender, other), ())
-                yield Key(sender, other, AssociationRole.EGRESS, scope, profile.name, rule), Wish()
-                for device in devices:
-                    if _concerns(vni, profile, device):
-                        yield Key(sender, device, AssociationRole.TRANSIT, scope, profile.name, rule), Wish()
-                if profile.group is not None:
-                    yield Key(sender, other, AssociationRole.GROUP, scope, profile.name, rule), Wish(devices)
+    def demand(self, key: DemandKey, now: float) -> set[str]:
+        """Meet a demand: make what is missing. A sender that asks for what it was given has lost it: it gets another."""
+        if key not in self._demands:
+            self._add_demand(key)
+            return self._settle((key,), now) | {key.sender}
+        concerned: set[str] = set()
+        for line_key in self._demands[key]:
+            line = self._lines.get(line_key)
+            if line is not None and line.current is not None and now - line.current.created >= ASKED_AGAIN:
+                concerned |= self.renew(line, now)
+        return concerned
 
-    def _in_group(
-        self, vni: InventoryVni, group: MulticastGroup, profile: Profile, rule: str | None
-    ) -> Iterator[tuple[Key, Wish]]:
-        members = self._inventory.members(vni.vni)
-        for sender in group.senders:
+    def _add_demand(self, key: DemandKey) -> None:
+        self._demands[key] = {}
+        self._recorder.demand(key)
+        if key.multicast:
+            self._multicast.add(key)
+        for node in {key.sender, key.audience}:
+            self._demands_at.setdefault(node, set()).add(key)
+
+    def demands(self) -> list[DemandKey]:
+        """Return all demands, in a fixed order."""
+        return sorted(self._demands, key=_demand_order)
+
+    def set_paths(self, paths: Paths, now: float) -> set[str]:
+        """Take over the transit devices on the paths between NVEs."""
+        before, self._paths = self._paths, dict(paths)
+        pairs = {pair for pair in before.keys() | paths.keys() if before.get(pair) != paths.get(pair)}
+        moved = [demand for demand in self._demands if (demand.sender, demand.audience) in pairs]
+        return self._settle(moved, now)
+
+    def set_policy(self, policy: Policy, changed: frozenset[str], now: float) -> set[str]:
+        """Take over another policy; ``changed`` are the profiles of which the contents are others now."""
+        self._policy = policy
+        concerned: set[str] = set()
+        for line in [line for line in self._lines.values() if line.key.profile in changed]:
+            concerned |= self._end(line)
+        for demand in list(self._demands):
+            if self._still_permitted(demand):
+                concerned |= self._settle((demand,), now)
+            else:
+                concerned |= self._forget_demand(demand)
+        return concerned
+
+    def _still_permitted(self, key: DemandKey) -> bool:
+        vnis = self._membership.shared_vnis(key.sender, key.audience) if key.vni is None else (key.vni,)
+        for vni in vnis:
+            wish = Demand(audience=key.audience, multicast=key.multicast, vni=vni, profile=key.profile, rule=key.rule)
+            if self.permits(key.sender, wish) == key:
+                return True
+        return False
+
+    def _forget_demand(self, demand: DemandKey) -> set[str]:
+        concerned: set[str] = set()
+        nodes = {demand.sender, demand.audience}
+        for key, wish in self._demands.pop(demand).items():
+            nodes |= {key.audience, *wish.members}
+            concerned |= self._unwant(demand, key)
+        for node in nodes & self._demands_at.keys():
+            self._demands_at[node].discard(demand)
+        self._multicast.discard(demand)
+        self._recorder.demand_gone(demand)
+        return concerned | {demand.sender}
+
+    def _unwant(self, demand: DemandKey, key: Key) -> set[str]:
+        wanting = self._wanted_by.get(key, set())
+        wanting.discard(demand)
+        if wanting or key not in self._lines:
+            return set()
+        return self._end(self._lines[key])
+
+    def _profile(self, name: str, vnis: Iterable[int]) -> Profile | None:
+        return next((item for vni in vnis for item in self._policy.profiles_for(vni) if item.name == name), None)
+
+    def _lines_of(self, demand: DemandKey) -> dict[Key, Wish]:
+        """Return the lines that a demand needs among nodes that are registered."""
+        sender, audience, multicast, vni, name, rule = demand
+        vnis = self._membership.shared_vnis(sender, audience) if vni is None else (vni,)
+        profile = self._profile(name, vnis)
+        if sender not in self._registered or profile is None:
+            return {}
+        if multicast:
+            assert vni is not None
+            others = tuple(n for n in self._membership.members(vni) if n != sender and n in self._registered)
             signer = self._signers.get(sender)
-            others = tuple(name for name in members if name != sender)
-            if signer is not None and sender in members and others:
-                key = Key(sender, group.name, AssociationRole.MULTICAST, vni.vni, profile.name, rule)
-                yield key, Wish(others, signer)
+            if signer is None or not others:
+                return {}
+            return {Key(sender, audience, AssociationRole.MULTICAST, vni, name, rule): Wish(others, signer)}
+        if audience not in self._registered:
+            return {}
+        devices = tuple(d for d in self._paths.get((sender, audience), ()) if d in self._registered)
+        lines = {Key(sender, audience, AssociationRole.EGRESS, vni, name, rule): Wish()}
+        if profile.group is not None:
+            lines[Key(sender, audience, AssociationRole.GROUP, vni, name, rule)] = Wish(devices)
+        for device in devices:
+            if any(self._concerns(number, profile, device) for number in vnis):
+                lines[Key(sender, device, AssociationRole.TRANSIT, vni, name, rule)] = Wish()
+        return lines
 
-    def _present(self, paths: Paths, registered: set[str]) -> dict[Key, Wish]:
-        """Return what is wanted among registered nodes; members that are not are left out."""
-        present: dict[Key, Wish] = {}
-        for key, wish in self.wanted(paths).items():
-            members = tuple(name for name in wish.members if name in registered)
-            multicast = key.role is AssociationRole.MULTICAST
-            if key.sender in registered and (bool(members) if multicast else key.audience in registered):
-                present[key] = Wish(members, wish.signer)
-        return present
+    def _concerns(self, vni: int, profile: Profile, device: str) -> bool:
+        """Whether packets of ``vni`` can have anything for a transit device to authenticate or read."""
+        coverage = profile.device_coverage(device)
+        if coverage is None:
+            return False
+        return self._membership.carries_options(vni) or coverage.authenticate_inner is not InnerCoverage.NONE
 
-    # How it comes to exist ------------------------------------------------------------------------------
+    def _settle(self, demands: Iterable[DemandKey], now: float) -> set[str]:
+        """Make the lines of ``demands`` what they should be."""
+        concerned: set[str] = set()
+        for demand in list(demands):
+            wanted = self._lines_of(demand)
+            before = self._demands[demand]
+            self._demands[demand] = wanted
+            for key in before.keys() - wanted.keys():
+                concerned |= self._unwant(demand, key)
+            for key, wish in wanted.items():
+                self._wanted_by.setdefault(key, set()).add(demand)
+                if key.role is AssociationRole.TRANSIT:
+                    self._demands_at.setdefault(key.audience, set()).add(demand)
+                for member in wish.members:
+                    self._demands_at.setdefault(member, set()).add(demand)
+                concerned |= self._ensure(key, wish, now)
+        return concerned
 
-    def settle(self, paths: Paths, registered: Iterable[str], now: float) -> set[str]:
-        """Make what is wanted between registered nodes, drop what is not; returns the nodes concerned."""
-        self._wanted = self.wanted(paths)
-        present = self._present(paths, set(registered))
-        changed: set[str] = set()
-        for key, held in list(self._table.items()):
-            association = held.association
-            if present.get(key) != Wish(association.members, association.signer):
-                # Gone, or other members: who leaves must not read on, who joins not what was before.
-                changed |= _ends(self._table.pop(key))
-        for key in sorted(present.keys() - self._table.keys(), key=_order):
-            held = self._table[key] = self._make(key, present[key], now)
-            changed |= _ends(held)
-        return changed
+    # The exchange ---------------------------------------------------------------------------------------
 
-    def forget(self, node: str) -> set[str]:
-        """Drop all associations of ``node``, so that it gets fresh ones; returns the nodes concerned."""
-        gone = [key for key, held in self._table.items() if node in _ends(held)]
-        return {name for key in gone for name in _ends(self._table.pop(key))}
+    def _ensure(self, key: Key, wish: Wish, now: float) -> set[str]:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(key, wish)
+            return self._offer(line, now)
+        if line.wish == wish:
+            return set()
+        concerned: set[str] = set()
+        if set(line.wish.members) - set(wish.members) or line.wish.signer != wish.signer:
+            # Who leaves must not read on: what it can open ends now, not when the others have another.
+            concerned |= self._clear(line)
+        line.wish = wish
+        return concerned | self._offer(line, now)
 
-    def renew(self, spi: int, now: float) -> set[str]:
-        """Replace an association by a fresh one, make before break; returns the nodes concerned.
+    def _offer(self, line: Line, now: float) -> set[str]:
+        """Make a fresh association for a line and give it to its audience."""
+        concerned = set() if line.offered is None else self._remove(line.offered)
+        association = self._make(line)
+        held = line.offered = Held(association, now)
+        audience = _audience(association)
+        if line.key.role is AssociationRole.EGRESS:
+            held.waiting = set(audience)  # there is nobody else to wait for
+        else:
+            held.waiting = audience & self._connected
+        self._by_spi[association.spi] = line.key
+        self._know(line, audience | {line.key.sender})
+        self._recorder.association("offered", association)
+        if not held.waiting:
+            concerned |= self._promote(line)
+        return concerned | audience
 
-        The old one goes on until the audience has the new one, and can be opened for GRACE seconds more.
-        Nothing happens while a replacement is under way or the association is not in use yet, or less than MIN_AGE
-        after the last: the sender asks again.
-        """
-        for key, held in self._table.items():
-            if held.association.spi != spi:
+    def _promote(self, line: Line) -> set[str]:
+        """Let the sender have what its audience has acknowledged."""
+        held, before = line.offered, line.current
+        assert held is not None
+        line.offered, line.current, line.taken = None, held, False
+        if before is not None:
+            line.retiring.append(before)
+            self._recorder.association("retiring", before.association)
+        self._recorder.association("current", held.association)
+        self._plan_rekey(line)
+        concerned = {line.key.sender}
+        for demand in self._wanted_by.get(line.key, ()):
+            self._give(demand)
+        return concerned
+
+    def _give(self, demand: DemandKey) -> None:
+        """Let the sender use a line to an NVE once the transit devices on the way can use theirs."""
+        lines = [self._lines[key] for key in self._demands[demand] if key in self._lines]
+        if all(line.current is not None for line in lines):
+            for line in lines:
+                line.given = True
+
+    def renew(self, line: Line, now: float) -> set[str]:
+        """Replace a line's association, make before break; nothing while the last exchange is not complete."""
+        current = line.current
+        if current is None or line.offered is not None or not line.taken or now - current.created < MIN_AGE:
+            return set()
+        return self._offer(line, now)
+
+    def renew_spi(self, spi: int, now: float) -> set[str]:
+        """Replace the association with ``spi`` if it is current."""
+        line = self.line_of(spi)
+        if line is None or line.current is None or line.current.association.spi != spi:
+            return set()
+        return self.renew(line, now)
+
+    def renew_all(self, now: float, node: str | None = None) -> tuple[int, set[str]]:
+        """Replace every association, or every one of a node; returns how many were, and the nodes concerned."""
+        keys = self._lines.keys() if node is None else self._lines_at.get(node, ())
+        count, concerned = 0, set[str]()
+        for key in sorted(keys, key=_order):
+            changed = self.renew(self._lines[key], now)
+            count += bool(changed)
+            concerned |= changed
+        return count, concerned
+
+    def acknowledged(self, node: str, inbound: frozenset[int], outbound: frozenset[int], now: float) -> set[str]:
+        """Note that ``node`` has applied a state with these SPIs to open and to send with."""
+        concerned: set[str] = set()
+        for spi in inbound:
+            line = self.line_of(spi)
+            held = None if line is None else line.offered
+            if line is not None and held is not None and held.association.spi == spi:
+                held.waiting.discard(node)
+                if not held.waiting:
+                    concerned |= self._promote(line)
+        for spi in outbound:
+            line = self.line_of(spi)
+            if line is None or line.taken or line.current is None or line.current.association.spi != spi:
                 continue
-            if not held.active or now - held.created < MIN_AGE:
-                return set()
-            held.previous = None
-            wish = Wish(held.association.members, held.association.signer)
-            fresh = self._table[key] = self._make(key, wish, now)
-            fresh.previous = held
-            return _ends(fresh)
-        return set()
-
-    def sender_of(self, spi: object) -> str | None:
-        """Return who seals with ``spi`` now, or did until it was replaced a moment ago; None when nobody does."""
-        for held in self._table.values():
-            for item in (held, held.previous):
-                if item is not None and item.association.spi == spi:
-                    return item.association.sender
-        return None
-
-    def activate(self, audience: str, spis: frozenset[int]) -> set[str]:
-        """Note that ``audience`` has applied a state with ``spis``; returns the senders concerned."""
-        senders = set()
-        for held in self._table.values():
-            if held.association.spi in spis:
-                held.waiting.discard(audience)
-                if not held.waiting and not held.active:
-                    held.active = True
-                    senders.add(held.association.sender)
-        return senders
+            line.taken = True
+            for held in line.retiring:
+                if held.expires is None:
+                    held.expires = now + GRACE
+                    self._schedule(held.expires, line.key)
+        return concerned
 
     def tick(self, now: float) -> set[str]:
-        """Stop waiting for acknowledgements that do not come, drop what was replaced; returns the nodes concerned."""
+        """Do what is due: end what has retired, replace what is old."""
         concerned: set[str] = set()
-        for held in self._table.values():
-            if not held.active and now >= held.deadline:
-                held.active = True
-                concerned.add(held.association.sender)
-            if held.active and held.previous is not None:
-                if held.replaced_at is None:
-                    held.replaced_at = now
-                elif now - held.replaced_at >= GRACE:
-                    concerned |= _ends(held)
-                    held.previous = None
+        while self._due and self._due[0][0] <= now:
+            _, _, key = heapq.heappop(self._due)
+            line = self._lines.get(key)
+            if line is not None:
+                concerned |= self._run_due(line, now)
         return concerned
+
+    def _run_due(self, line: Line, now: float) -> set[str]:
+        concerned: set[str] = set()
+        for held in [held for held in line.retiring if held.expires is not None and held.expires <= now]:
+            line.retiring.remove(held)
+            concerned |= self._remove(held)
+        if line.offered is not None and line.offered.deadline is not None and line.offered.deadline <= now:
+            line.offered.deadline = None
+            line.offered.waiting &= self._connected
+            if not line.offered.waiting:
+                concerned |= self._promote(line)
+        if line.rekey_timer is None or line.rekey_timer > now:
+            return concerned
+        line.rekey_timer = None
+        profile, current = self._profile_of(line), line.current
+        if profile is None or profile.rekey_seconds is None or current is None:
+            return concerned
+        if now >= current.created + profile.rekey_seconds:
+            concerned |= self.renew(line, now)
+        self._plan_rekey(line, not_before=now + min(1.0, profile.rekey_seconds))
+        return concerned
+
+    def _plan_rekey(self, line: Line, not_before: float = -math.inf) -> None:
+        """See to it that a line is looked at when its current association is old; one timer for each line."""
+        profile, current = self._profile_of(line), line.current
+        if line.rekey_timer is None and profile is not None and profile.rekey_seconds is not None and current:
+            line.rekey_timer = max(current.created + profile.rekey_seconds, not_before)
+            self._schedule(line.rekey_timer, line.key)
+
+    def _schedule(self, when: float, key: Key) -> None:
+        heapq.heappush(self._due, (when, next(self._serial), key))
+
+    def _profile_of(self, line: Line) -> Profile | None:
+        key = line.key
+        demand = next(iter(self._wanted_by.get(key, ())), None)
+        if demand is None:
+            return None
+        shared = self._membership.shared_vnis(demand.sender, demand.audience) if key.vni is None else (key.vni,)
+        return self._profile(key.profile, shared)
+
+    # How it ends ----------------------------------------------------------------------------------------
+
+    def _clear(self, line: Line) -> set[str]:
+        concerned = {line.key.sender}
+        for _, held in list(line.all()):
+            concerned |= self._remove(held)
+        line.offered = line.current = None
+        line.retiring, line.given, line.taken = [], False, False
+        for node in line.nodes:
+            self._lines_at[node].discard(line.key)
+        line.nodes = set()
+        return concerned
+
+    def _know(self, line: Line, nodes: set[str]) -> None:
+        line.nodes |= nodes
+        for node in nodes:
+            self._lines_at.setdefault(node, set()).add(line.key)
+
+    def _end(self, line: Line) -> set[str]:
+        concerned = self._clear(line)
+        self._lines.pop(line.key, None)
+        for demand in self._wanted_by.pop(line.key, set()):
+            self._demands.get(demand, {}).pop(line.key, None)
+        return concerned
+
+    def _remove(self, held: Held) -> set[str]:
+        self._by_spi.pop(held.association.spi, None)
+        self._recorder.association_gone(held.association.spi)
+        return _audience(held.association)
 
     # Who gets what --------------------------------------------------------------------------------------
 
     def inbound(self, node: str) -> list[Association]:
         """Return what ``node`` must be able to open."""
-        found = []
-        for held in self.all():
-            if held.association.opens(node):
-                found += [item.association for item in (held, held.previous) if item is not None]
-        return found
+        lines = (self._lines[key] for key in self._lines_at.get(node, ()))
+        return [held.association for line in lines for _, held in line.all() if held.association.opens(node)]
 
     def outbound(self, node: str) -> list[Association]:
-        """Return what ``node`` may send with now: one association of each kind."""
-        found = []
-        for held in self.all():
-            if held.association.sender == node:
-                usable = held if held.active else held.previous
-                if usable is not None and usable.active:
-                    found.append(usable.association)
-        return found
+        """Return what ``node`` may send with now."""
+        lines = (self._lines[key] for key in self._lines_at.get(node, ()) if key.sender == node)
+        return [line.current.association for line in lines if line.current is not None and line.given]
 
-    def usable(self, sender: str, device: str, vnis: Iterable[int]) -> bool:
-        """Whether every association wanted from ``sender`` to a transit device for ``vnis`` can be used."""
-        numbers = {*vnis, None}
-        keys = [key for key in self._wanted if key[:2] == (sender, device) and key.vni in numbers]
-        return all(key in self._table and self._is_usable(self._table[key]) for key in keys)
+    def line_of(self, spi: int) -> Line | None:
+        """Return the line that has the association with ``spi``."""
+        key = self._by_spi.get(spi)
+        return None if key is None else self._lines.get(key)
 
-    @staticmethod
-    def _is_usable(held: Held) -> bool:
-        return held.active or held.previous is not None
+    def all(self) -> list[Line]:
+        """Return all lines in a fixed order."""
+        return [self._lines[key] for key in sorted(self._lines, key=_order)]
 
-    def all(self) -> list[Held]:
-        """Return all associations in a fixed order."""
-        return [self._table[key] for key in sorted(self._table, key=_order)]
+    def settled(self) -> bool:
+        """Whether no exchange is under way that some connected node could complete."""
+        return not any(
+            line.offered is not None and line.offered.waiting & self._connected for line in self._lines.values()
+        )
 
-    def _make(self, key: Key, wish: Wish, now: float) -> Held:
-        association = Association(
+    # From one life to the next --------------------------------------------------------------------------
+
+    def restore(
+        self, demands: Iterable[DemandKey], held: Iterable[tuple[str, Association]],
+        registered: Mapping[str, str | None], paths: Paths, now: float,
+    ) -> None:  # fmt: skip
+        """Take over demands, associations with their stages, nodes with their signing keys, and paths.
+
+        Nobody is connected yet, and nothing that a sender may hold ends.
+        """
+        self._paths = dict(paths)
+        self._registered = set(registered)
+        self._signers = {node: key for node, key in registered.items() if key is not None}
+        for stage, association in held:
+            key = Key(
+                association.sender, association.audience, association.role,
+                association.vni, association.profile, association.rule,
+            )  # fmt: skip
+            line = self._lines.setdefault(key, Line(key, Wish(association.members, association.signer)))
+            item = Held(association, now)
+            self._by_spi[association.spi] = key
+            self._know(line, _audience(association) | {association.sender})
+            if stage == "offered":
+                line.offered, line.wish = item, Wish(association.members, association.signer)
+                item.waiting = set(_audience(association))
+                if association.role is not AssociationRole.EGRESS:
+                    item.deadline = now + RESTORED_WAIT
+                    self._schedule(item.deadline, key)
+            elif stage == "current":
+                line.current, line.given = item, True
+            else:
+                line.retiring.append(item)
+        for line in self._lines.values():
+            # The sender says which it has when it comes back; until then nothing that it may send with ends.
+            if line.offered is None and line.current is not None:
+                line.wish = Wish(line.current.association.members, line.current.association.signer)
+        for demand in demands:
+            if self._still_permitted(demand):
+                self._add_demand(demand)
+                self._settle((demand,), now)
+        for line in list(self._lines.values()):
+            if not self._wanted_by.get(line.key):
+                self._end(line)
+            else:
+                self._plan_rekey(line)
+
+    def _make(self, line: Line) -> Association:
+        key = line.key
+        return Association(
             spi=self._spis.take(),
             role=key.role,
             sender=key.sender,
             audience=key.audience,
-            members=wish.members,
-            sender_address=self._inventory.nodes[key.sender].address,
+            members=line.wish.members,
+            sender_address=self._membership.address(key.sender),
             vni=key.vni,
             rule=key.rule,
             profile=key.profile,
             secret=SecretStr(base64.b64encode(self._token(SECRET_SIZE)).decode("ascii")),
-            signer=wish.signer,
+            signer=line.wish.signer,
         )
-        waiting = _audience(association)
-        return Held(association, created=now, deadline=now + self._wait, waiting=waiting)
-
-
-def _concerns(vni: InventoryVni, profile: Profile, device: str) -> bool:
-    """Return whether packets of ``vni`` can have anything for a transit device to authenticate or read."""
-    coverage = profile.device_coverage(device)
-    if coverage is None:
-        return False
-    carries = vni.telemetry or vni.tags or bool(vni.options)
-    return carries or coverage.authenticate_inner is not InnerCoverage.NONE
 
 
 def _audience(association: Association) -> set[str]:
@@ -303,23 +631,12 @@ def _audience(association: Association) -> set[str]:
     return members if association.role is AssociationRole.MULTICAST else members | {association.audience}
 
 
-def _ends(held: Held) -> set[str]:
-    """Return all nodes that know of an association."""
-    return _audience(held.association) | {held.association.sender}
-
-
 def _order(key: Key) -> tuple[str, ...]:
     vni = "" if key.vni is None else f"{key.vni:08}"
     return (key.sender, key.audience, key.role.value, vni, key.profile, key.rule or "")
 
 
-def member_vnis(inventory: Inventory, node: str) -> tuple[int, ...]:
-    """Return the VNIs in which an NVE has tenants."""
-    mine = {mapping.vni for mapping in inventory.mappings if mapping.nve == node}
-    return tuple(vni.vni for vni in inventory.vnis if vni.vni in mine)
+def _demand_order(key: DemandKey) -> tuple[str, ...]:
+    vni = "" if key.vni is None else f"{key.vni:08}"
+    return (key.sender, key.audience, str(key.multicast), vni, key.profile, key.rule or "")
 
-
-def role_of(inventory: Inventory, node: str) -> Role | None:
-    """Return a node's role, or None for a name that is not in the inventory."""
-    entry = inventory.nodes.get(node)
-    return None if entry is None else entry.role

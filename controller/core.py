@@ -1,4 +1,4 @@
-"""The whole controller as plain Python: the underlay's paths go to the NVA, both answer the REST view.
+"""The whole controller as plain Python: the underlay's paths go to the NVA, both answer operators.
 
 Not safe against simultaneous calls; the shell serialises them.
 """
@@ -11,9 +11,16 @@ from typing import Any
 
 from controller import nva as authority
 from controller import underlay as network
+from controller import views
 from controller.inventory import Inventory
-from controller.nva import Effect, LogEntry, Nva
+from controller.nva import Effect, Nva
+from controller.operate import operate
+from controller.operations import Operation
+from controller.records import AuditLine, Saved
 from controller.underlay import Command, Notice, PathsChanged, Underlay
+
+DISCOVERY_TIME = 15.0
+"""Seconds after a restart in which the paths of before count until every link is found again."""
 
 
 class Core:
@@ -22,13 +29,23 @@ class Core:
     def __init__(
         self,
         inventory: Inventory,
-        listener: Callable[[LogEntry], None] = lambda _: None,
+        listener: Callable[[AuditLine], None] = lambda _: None,
         token: Callable[[int], bytes] = secrets.token_bytes,
+        *,
+        saved: Saved | None = None,
+        now: float = 0.0,
+        utc_offset: float = 0.0,
+        last_event: int = 0,
     ) -> None:
-        """``listener`` is told each event; ``token`` returns random bytes fit for keys."""
+        """``listener`` is told each event; ``token`` returns random bytes fit for keys; the rest is Nva's."""
         self.inventory = inventory
-        self.nva = Nva(inventory, token, listener)
+        self.nva = Nva(
+            inventory, token, listener, saved=saved, now=now, utc_offset=utc_offset, last_event=last_event
+        )  # fmt: skip
         self.underlay = Underlay(inventory, token(32))
+        # What is found first is not all there is: a device that is not found yet is not gone.
+        self._hold_until = now + DISCOVERY_TIME if self.nva.restored else None
+        self._held: PathsChanged | None = None
 
     def handle_underlay(self, event: network.UnderlayEvent, now: float) -> tuple[list[Command], list[Effect]]:
         """Take an event of the underlay; returns what switches and what nodes must be told."""
@@ -36,32 +53,33 @@ class Core:
         effects: list[Effect] = []
         for command in self.underlay.handle(event, now):
             if isinstance(command, PathsChanged):
-                effects += self.nva.handle(authority.PathsAre(command.paths), now)
+                self._held = command
             elif isinstance(command, Notice):
                 self.nva.report(now, "underlay", "", command.text)
             else:
                 commands.append(command)
+        if self._hold_until is not None and (self.underlay.complete or now >= self._hold_until):
+            self._hold_until = None
+        if self._held is not None and self._hold_until is None:
+            held, self._held = self._held, None
+            effects += self.nva.handle(authority.PathsAre(held.paths), now)
         return commands, effects
 
+    def operate(self, operation: Operation, now: float) -> tuple[dict[str, Any], list[Effect]]:
+        """Carry out what an operator asks; OperationError says why nothing is done."""
+        return operate(self.nva, operation, now)
+
     def view(self, name: str, now: float) -> dict[str, Any] | None:
-        """Return one resource of the REST view, or None when there is none of that name."""
-        views: dict[str, Callable[[], dict[str, Any]]] = {
-            "nodes": lambda: self.nva.nodes_view(now),
-            "tenants": self._tenants,
-            "mappings": self._mappings,
-            "associations": lambda: self.nva.associations_view(now),
+        """Return one resource for operators, or None when there is none of that name."""
+        nva = self.nva
+        resources: dict[str, Callable[[], dict[str, Any]]] = {
+            "nodes": lambda: views.nodes(nva, now),
+            "tenants": lambda: views.tenants(nva.book.inventory),
+            "mappings": lambda: views.mappings(nva),
+            "policy": nva.book.view,
+            "associations": lambda: views.associations(nva, now),
             "topology": self.underlay.view,
-            "events": lambda: self.nva.events_view(now),
+            "events": lambda: {"events": [views.event(line) for line in nva.events.after(0, 1000)]},
         }
-        view = views.get(name)
+        view = resources.get(name)
         return None if view is None else view()
-
-    def _tenants(self) -> dict[str, Any]:
-        tenants: dict[str, list[dict[str, Any]]] = {}
-        for vni in self.inventory.vnis:
-            entry = {**vni.model_dump(mode="json"), "members": list(self.inventory.members(vni.vni))}
-            tenants.setdefault(vni.tenant, []).append(entry)
-        return {"tenants": [{"name": name, "vnis": vnis} for name, vnis in tenants.items()]}
-
-    def _mappings(self) -> dict[str, Any]:
-        return {"mappings": [mapping.model_dump(mode="json") for mapping in self.inventory.mappings]}

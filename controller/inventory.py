@@ -62,12 +62,14 @@ class InventoryNode(StrictModel):
     """A node that may register. ``switch`` is where its interface with ``address`` is attached.
 
     (A transit device sits on a link besides.) ``mac`` is that interface's; it is believed at this switch only.
+    ``vnis`` are those that an NVE may serve; without them, those in which static mappings place tenants there.
     """
 
     role: Role
     address: IpAddress
     switch: Name | None = None
     mac: MacAddress | None = None
+    vnis: tuple[Vni, ...] | None = None
 
 
 class InventoryVni(StrictModel):
@@ -75,6 +77,7 @@ class InventoryVni(StrictModel):
 
     ``action`` and ``profile`` hold where no rule of the inventory's ``policy`` matches. ``group_policy`` is
     enforced by the transit devices in ``enforcers``, or, if there are none, by all on the VNI's paths.
+    ``learned``: where its tenants are is learned from the NVEs that serve it, besides what ``mappings`` says.
     """
 
     vni: Vni
@@ -85,15 +88,34 @@ class InventoryVni(StrictModel):
     tags: bool = False
     options: tuple[StaticOption, ...] = ()
     multicast: tuple[MulticastGroup, ...] = ()
+    learned: bool = False
     group_policy: tuple[TagRule, ...] | None = None
     enforcers: tuple[Name, ...] = ()
     mtu: int = Field(ge=576, le=65535)
+
+
+class StoreFiles(StrictModel):
+    """The NVA's memory (relative to the inventory file): an SQLite database and, apart from it, the key that seals it.
+
+    Both are made if they are missing. Without this key nothing survives the NVA.
+    """
+
+    database: str
+    key: str
+
+
+class KeyPolicy(StrictModel):
+    """When keys are made: for NVEs that want to talk (``on_demand``), or for all that may."""
+
+    on_demand: bool = True
 
 
 class Inventory(StrictModel):
     """The whole file. Use :func:`load_inventory`, which also checks references."""
 
     nva: Nva
+    store: StoreFiles | None = None
+    keys: KeyPolicy = KeyPolicy()
     openflow: Listener
     rest: Listener
     switches: dict[Name, int]
@@ -116,8 +138,15 @@ class Inventory(StrictModel):
         return any(rule.action is Action.SECURE and rule.vni in (None, vni) for rule in self.rules())
 
     def members(self, vni: int) -> tuple[str, ...]:
-        """Return the names of the NVEs that have mappings in ``vni``, sorted."""
-        return tuple(sorted({m.nve for m in self.mappings if m.vni == vni}))
+        """Return the names of the NVEs that serve ``vni``, sorted."""
+        placed = {mapping.nve for mapping in self.mappings if mapping.vni == vni}
+        return tuple(
+            sorted(
+                name
+                for name, node in self.nodes.items()
+                if (name in placed if node.vnis is None else vni in node.vnis) and node.role is Role.NVE
+            )
+        )
 
     def link_costs(self) -> dict[tuple[int, int], int]:
         """Return the cost of each expected link by its two datapath ids, the smaller first."""
@@ -160,13 +189,14 @@ def load_inventory(path: Path) -> Inventory:
 def parse_inventory(text: str, source: str) -> Inventory:
     """Parse and check an inventory; ConfigError names ``source`` and the key at fault."""
     inventory = load(text, source, Inventory)
-    fault = _first_fault(inventory)
+    fault = first_fault(inventory)
     if fault is not None:
         raise ConfigError(f"{source}: {fault}")
     return inventory
 
 
-def _first_fault(inventory: Inventory) -> str | None:
+def first_fault(inventory: Inventory) -> str | None:
+    """Return the first thing that contradicts another in an inventory, None when it is sound."""
     checks = (
         _check_switches,
         _check_links,
@@ -240,6 +270,12 @@ def _check_nodes(inventory: Inventory) -> str | None:
         owners[node.address] = name
         if node.role is Role.NVE and node.switch is None:
             return f"key 'nodes.{name}.switch' is missing; an NVE needs the switch it is attached to."
+        if node.vnis is not None and node.role is not Role.NVE:
+            return f"key 'nodes.{name}.vnis': only an NVE serves VNIs; remove it."
+        known = {vni.vni for vni in inventory.vnis}
+        for vni in node.vnis or ():
+            if vni not in known:
+                return f"key 'nodes.{name}.vnis': VNI {vni} is not in 'vnis'; add it there or correct the number."
     return None
 
 
@@ -289,6 +325,8 @@ def _check_mappings(inventory: Inventory) -> str | None:
         node = inventory.nodes.get(mapping.nve)
         if node is None or node.role is not Role.NVE:
             return f"{where}.nve': no NVE is named '{mapping.nve}'; add it to 'nodes'."
+        if node.vnis is not None and mapping.vni not in node.vnis:
+            return f"{where}.nve': '{mapping.nve}' does not serve VNI {mapping.vni}; add it to its 'vnis'."
         if mapping.tag and not vnis[mapping.vni].tags:
             return f"{where}.tag': packets of VNI {mapping.vni} carry no security groups; set its 'tags: true'."
         if (mapping.vni, mapping.mac) in macs:

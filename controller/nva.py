@@ -1,32 +1,44 @@
 """The network virtualization authority's decisions (RFC 8014): who may register, and what each is told.
 
-Plain Python: :meth:`Nva.handle` takes a message and a time and returns what is to be done. Connections
-are numbers that the caller chooses; a connection's name is the one in its verified certificate.
+Plain Python: :meth:`Nva.handle` takes a message and a time and returns what is to be done. Connections are numbers
+that the caller chooses; a connection's name is the one in its verified certificate. What must survive is in
+:meth:`Nva.take_changes`: the caller stores it before it carries out the effects, so that no node ever has a key that
+the store does not know.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterable
+from collections.abc import Mapping as ParameterMapping
+from dataclasses import dataclass
 from typing import Any
 
-from controller.associations import AssociationTable, Paths, role_of
+from controller import records, requests
+from controller.associations import AssociationTable, DemandKey, Paths
+from controller.directory import Ask, Changed, Conflict, Directory, Outcome
+from controller.events import EventLog
 from controller.inventory import Inventory
-from controller.states import build_state
-from geneve.control import jsonrpc
-from geneve.control.state import PUBLIC_KEY_SIZE, NodeState, Role, is_base64
+from controller.membership import Membership
+from controller.nodes import PUSH_LIMIT, REFUSED_PAUSE, REPEAT, NodeRecord, PushInFlight
+from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, document_of
+from controller.records import AuditLine, Change, Journal, Saved
+from controller.scopes import Scope
+from controller.spis import KEY_SIZE as SPI_KEY_SIZE
+from controller.spis import SpiSpace
+from controller.states import NodeEntries, vni_entries
+from geneve.config import validate
+from geneve.control import document, jsonrpc
+from geneve.control.demand import Demand, Tenant
+from geneve.control.document import NveEntry
+from geneve.control.protocol import GAP
+from geneve.control.state import Association, Mapping, Role
 from geneve.errors import ParseError
+from geneve.policy import Policy
 
-ACKNOWLEDGE_WAIT = 2.0
-"""Seconds after which a sender gets an association that its audience has not acknowledged."""
-PUSH_LIMIT = 10.0
-"""Seconds a node may take to answer a push before its connection is closed."""
-MAX_EVENTS = 1000
-"""Events kept for the REST view."""
+ASK_REPEAT = 2.0
+"""Seconds after which a question to an NVE is asked again."""
 
-_PROTOCOL = 1
-_MAX_INSTANCE = 64
 _NOT_REGISTERED = -32001
 _REFUSED = -32002
 
@@ -89,59 +101,152 @@ class Close:
 Effect = Send | Close
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One line of the events log; ``at`` is the caller's clock in seconds."""
-
-    at: float
-    kind: str
-    node: str
-    text: str
-
-
 @dataclass(slots=True)
-class _Push:
+class _Question:
+    """A question to an NVE whether a tenant is still there."""
+
     request: int
-    version: int
-    since: float
-    spis: frozenset[int]
-
-
-@dataclass(slots=True)
-class _Node:
-    connection: int | None = None
-    instance: str = ""
-    known: bool = False
-    registered_at: float = 0.0
-    version: int = 0
-    state: NodeState | None = field(default=None, repr=False)
-    push: _Push | None = None
-    refusal: str | None = None
-    signing_key: str | None = None
+    nve: str
+    vni: int
+    mac: str
+    sent: float
 
 
 class Nva:
-    """All nodes of one inventory. ``token`` returns that many random bytes, fit for keys."""
+    """All nodes of one inventory. ``token`` returns that many random bytes, fit for keys.
+
+    ``saved`` is what the store has of an earlier life; ``listener`` is told each line of the audit log;
+    ``utc_offset`` is what turns this object's clock into UTC.
+    """
 
     def __init__(
         self,
         inventory: Inventory,
         token: Callable[[int], bytes],
-        listener: Callable[[LogEntry], None] = lambda _: None,
+        listener: Callable[[AuditLine], None] = lambda _: None,
+        *,
+        saved: Saved | None = None,
+        now: float = 0.0,
+        utc_offset: float = 0.0,
+        last_event: int = 0,
     ) -> None:
-        """``listener`` is told each event as it happens."""
-        self._inventory, self._listener = inventory, listener
+        saved = saved or {}
+        self.journal = Journal()
         self.epoch = token(8).hex()
-        """Names this NVA's lifetime; versions count within it."""
-        self.associations = AssociationTable(inventory, token, ACKNOWLEDGE_WAIT)
-        self._nodes = {name: _Node() for name in inventory.nodes}
+        """Names this NVA's lifetime; sequence numbers count within it."""
+
+        def written(line: AuditLine) -> None:
+            self.journal.audit(line)
+            listener(line)
+
+        self.events = EventLog(last_event, utc_offset, written)
+        self.membership = Membership(inventory)
+        self.book = self._restore_policy(inventory, saved)
+        self.directory = Directory()
+        self.associations = self._make_table(token, saved)
+        self._eager = not inventory.keys.on_demand
+        self.nodes = {name: NodeRecord(name) for name in inventory.nodes}
+        """All nodes of the inventory by name."""
+        self._scopes = {vni.vni: Scope(document.vni_scope(vni.vni)) for vni in inventory.vnis}
         self._connections: dict[int, str] = {}
         self._paths: Paths = {}
-        self._dirty: set[str] = set()
-        self._version = 0
+        self._stale: set[str] = set()
+        self._urgent: set[str] = set()
+        self._lazy: set[str] = set()
+        self._questions: dict[int, _Question] = {}
         self._next_request = 1
-        self.events: deque[LogEntry] = deque(maxlen=MAX_EVENTS)
-        """The newest events, oldest first."""
+        self._entries: NodeEntries | None = None
+        self._restore(inventory, saved, now)
+
+    # From one life to the next --------------------------------------------------------------------------
+
+    def _restore_policy(self, inventory: Inventory, saved: Saved) -> PolicyBook:
+        """Return the newest policy: the store's, unless the inventory's own was edited since."""
+        digest = hashlib.sha256(document_of(inventory).model_dump_json().encode()).hexdigest()
+        kept = saved.get(records.POLICY, {}).get("current")
+        version, chosen = 1, None
+        if kept is not None:
+            version = int(kept["version"])
+            if kept["inventory"] == digest:
+                chosen = validate(dict(kept["document"]), "the store's policy", PolicyDocument)
+            else:
+                version += 1
+        book = PolicyBook(inventory, version, chosen)
+        self._digest = digest
+        if kept is None or kept["inventory"] != digest:
+            self._keep_policy(book)
+        return book
+
+    def _keep_policy(self, book: PolicyBook) -> None:
+        content = {
+            "version": book.version, "inventory": self._digest, "document": book.document.model_dump(mode="json"),
+        }  # fmt: skip
+        self.journal.keep(records.POLICY, "current", content)
+
+    def _make_table(self, token: Callable[[int], bytes], saved: Saved) -> AssociationTable:
+        meta = saved.get(records.META, {})
+        if "spi-key" in meta:
+            key = bytes.fromhex(meta["spi-key"][records.SECRET_FIELD])
+        else:
+            key = token(SPI_KEY_SIZE)
+            self.journal.keep(records.META, "spi-key", {records.SECRET_FIELD: key.hex()})
+        start = int(meta.get("spi", {}).get("reserved", 0))
+        spis = SpiSpace(key, start, lambda limit: self.journal.keep(records.META, "spi", {"reserved": limit}))
+        policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
+        return AssociationTable(self.membership, policy, token, spis, JournalRecorder(self.journal))
+
+    def _restore(self, inventory: Inventory, saved: Saved, now: float) -> None:
+        for name, content in saved.get(records.NODE, {}).items():
+            if name in self.nodes:
+                node = self.nodes[name]
+                node.instance, node.signing_key = str(content["instance"]), content["signing_key"]
+                node.known, node.revoked = bool(content["known"]), bool(content["revoked"])
+        for vni in inventory.vnis:
+            self._scopes[vni.vni].replace(vni_entries(vni, self.membership, self._revoked()))
+        self._restore_mappings(inventory, saved)
+        paths = {
+            (sender, other): tuple(devices)
+            for sender, other, devices in saved.get(records.META, {}).get("paths", {}).get("pairs", [])
+        }
+        self._paths = paths
+        known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
+        held = []
+        for content in saved.get(records.ASSOCIATION, {}).values():
+            fields = {key: value for key, value in content.items() if key != "stage"}
+            association = validate(fields, "the store's association", Association)
+            ends = {association.sender, *association.members}
+            if ends <= self.nodes.keys():
+                held.append((str(content["stage"]), association))
+        demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
+        demands = [key for key in demands if key.sender in self.nodes]
+        self.associations.restore(demands, held, known, paths, now)
+        self.restored = bool(known)
+        """Whether nodes of an earlier life are expected back."""
+
+    def _restore_mappings(self, inventory: Inventory, saved: Saved) -> None:
+        for mapping in inventory.mappings:
+            self.directory.set_static(mapping)
+        learned = []
+        for name, content in saved.get(records.MAPPING, {}).items():
+            mapping = validate(dict(content["mapping"]), "the store's mapping", Mapping)
+            if not self.membership.serves(mapping.nve, mapping.vni):
+                self.journal.drop(records.MAPPING, name)
+            elif content["static"]:
+                try:
+                    self.directory.set_static(mapping)
+                except ValueError:  # the inventory has given the IP address away since
+                    self.journal.drop(records.MAPPING, name)
+            else:
+                learned.append(mapping)
+        self.directory.restore(learned)
+        for mapping in self.directory.all():
+            self._publish(mapping.vni, mapping.mac, mapping)
+
+    def take_changes(self) -> list[Change]:
+        """Return what is to be stored before the last effects are carried out."""
+        return self.journal.take()
+
+    # Messages -------------------------------------------------------------------------------------------
 
     def handle(self, message: Input, now: float) -> list[Effect]:
         """Take one message and return what is to be done, in order."""
@@ -153,26 +258,26 @@ class Nva:
         elif isinstance(message, Received):
             effects += self._received(message, now)
         elif isinstance(message, PathsAre):
-            self._paths = dict(message.paths)
-            self._dirty |= set(self._nodes)
-            self._dirty |= self.associations.settle(self._paths, self._registered(), now)
+            self._set_paths(message.paths, now)
         else:
-            effects += self._overdue(now)
-        return effects + self._push_changes(now)
+            effects += self._tick(now)
+        return effects + self._flush(now, lazily=isinstance(message, Tick))
 
     def report(self, now: float, kind: str, node: str, text: str) -> None:
-        """Add a line to the events log."""
-        entry = LogEntry(now, kind, node, text)
-        self.events.append(entry)
-        self._listener(entry)
+        """Add a line to the audit log."""
+        self.events.report(now, kind, node, text)
 
-    def _registered(self) -> list[str]:
-        return [name for name, node in self._nodes.items() if node.known]
+    def _revoked(self) -> list[str]:
+        return [node.name for node in self.nodes.values() if node.revoked]
 
     def _opened(self, message: Opened, now: float) -> list[Effect]:
-        if role_of(self._inventory, message.name) is None:
+        node = self.nodes.get(message.name)
+        if node is None:
             self.report(now, "refused", message.name, "a certificate of this name is not in the inventory")
             return [Close(message.connection, "not in the inventory")]
+        if node.revoked:
+            self.report(now, "refused", message.name, "it is revoked")
+            return [Close(message.connection, "revoked")]
         self._connections[message.connection] = message.name
         return []
 
@@ -180,11 +285,15 @@ class Nva:
         name = self._connections.pop(message.connection, None)
         if name is None:
             return
-        node = self._nodes[name]
+        node = self.nodes[name]
         registered = node.connection == message.connection
         if registered:
             # Its associations stay: a node that has only lost the NVA goes on forwarding.
-            node.connection = node.push = None
+            node.connection = None
+            self.book.left(name)
+            self._stale |= self.associations.disconnected(name, now)
+            self._questions = {key: item for key, item in self._questions.items() if item.nve != name}
+            self._learned(self.directory.disconnected(name), now)
         self.report(now, "disconnected" if registered else "refused", name, message.reason)
 
     def _end(self, connection: int, reason: str, now: float) -> Close:
@@ -204,182 +313,456 @@ class Nva:
         return []
 
     def _request(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
-        if request.method == "register":
-            return self._register(connection, name, request, now)
-        if request.method == "ping":
-            if self._nodes[name].connection == connection:
-                return [Send(connection, jsonrpc.Response(request.id))]
-            return [_error(connection, request, _NOT_REGISTERED, "register first")]
-        if request.method == "rekey":
-            return self._rekey(connection, name, request, now)
-        answer = _error(connection, request, jsonrpc.METHOD_NOT_FOUND, "the methods are register, ping and rekey")
-        return [answer, self._end(connection, "asked for a method that does not exist", now)]
-
-    def _register(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
         try:
-            instance, signing_key = _registration(request, self._inventory.nodes[name].role)
+            if request.method == "register":
+                return self._register(connection, name, request, now)
+            methods: dict[str, Callable[[str, jsonrpc.Request, float], dict[str, Any]]] = {
+                "ping": lambda *_: {},
+                "rekey": self._rekey,
+                "need": self._need,
+                "tenants": self._tenants,
+                "resync": self._resync,
+            }
+            method = methods.get(request.method)
+            if method is None:
+                text = f"the methods are register, {', '.join(methods)}"
+                answer = _error(connection, request, jsonrpc.METHOD_NOT_FOUND, text)
+                return [answer, self._end(connection, "asked for a method that does not exist", now)]
+            if self.nodes[name].connection != connection:
+                return [_error(connection, request, _NOT_REGISTERED, "register first")]
+            return [Send(connection, jsonrpc.Response(request.id, method(name, request, now)))]
+        except _RefusedError as error:
+            self.report(now, "refused", name, str(error))
+            return [_error(connection, request, _REFUSED, str(error))]
         except ParseError as error:
             answer = _error(connection, request, jsonrpc.INVALID_PARAMS, str(error))
             return [answer, self._end(connection, str(error), now)]
-        node = self._nodes[name]
-        accepted = Send(connection, jsonrpc.Response(request.id))
+
+    def _register(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
+        node = self.nodes[name]
+        given = requests.registration(request.params, self._role(name))
+        if node.revoked:
+            raise _RefusedError("it is revoked")
+        accepted = Send(connection, jsonrpc.Response(request.id, {"epoch": self.epoch}))
         if node.connection == connection:
-            if node.instance == instance:
+            if node.instance == given.instance:
                 return [accepted]  # the same request once more
-            text = "this connection is registered with another instance"
-            return [_error(connection, request, _REFUSED, text)]
+            raise _RefusedError("this connection is registered with another instance")
         effects: list[Effect] = []
         if node.connection is not None:
             effects.append(self._end(node.connection, "registered anew on another connection", now))
-        again = "again" if node.known else "first time"
-        self._nodes[name] = _Node(connection, instance, True, now, version=node.version, signing_key=signing_key)
-        self.associations.set_signer(name, signing_key)
-        # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
-        self._dirty |= {name} | self.associations.forget(name)
-        self._dirty |= self.associations.settle(self._paths, self._registered(), now)
-        self.report(now, "registered", name, f"{self._inventory.nodes[name].role.value}, {again}")
+        fresh = not node.known or node.instance != given.instance
+        again = "a new process" if node.known and fresh else "the same process" if node.known else "first time"
+        node.connection, node.registered_at, node.known = connection, now, True
+        node.refusal, node.not_before = None, 0.0
+        resumed = given.resume[1] if given.resume is not None and given.resume[0] == self.epoch else None
+        applied = node.resume(None if fresh else resumed)
+        if fresh:
+            # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
+            node.instance, node.signing_key = given.instance, given.signing_key
+            self._keep_node(node)
+        self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
+        self.directory.connected(name, fresh=fresh)
+        self.book.joined(name)
+        if applied is not None:
+            self._applied(name, applied, now)
+        if fresh and self._eager:
+            self._demand_all(name, now)
+        self._urgent.add(name)
+        self.report(now, "registered", name, f"{self._role(name).value}, {again}")
         return [*effects, accepted]
 
-    def _rekey(self, connection: int, name: str, request: jsonrpc.Request, now: float) -> list[Effect]:
+    def _role(self, name: str) -> Role:
+        return self.book.inventory.nodes[name].role
+
+    def _keep_node(self, node: NodeRecord) -> None:
+        content = {
+            "instance": node.instance, "signing_key": node.signing_key, "known": node.known, "revoked": node.revoked,
+        }  # fmt: skip
+        self.journal.keep(records.NODE, node.name, content)
+
+    # What nodes ask -------------------------------------------------------------------------------------
+
+    def _rekey(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
         """Replace an association whose sender says that it has reached its soft limit."""
-        if self._nodes[name].connection != connection:
-            return [_error(connection, request, _NOT_REGISTERED, "register first")]
-        spi = request.params.get("spi")
-        if set(request.params) != {"spi"} or isinstance(spi, bool) or not isinstance(spi, int):
-            return [_error(connection, request, jsonrpc.INVALID_PARAMS, "rekey takes the parameter spi, a number")]
-        if self.associations.sender_of(spi) != name:
-            self.report(now, "refused", name, f"asked to rekey {spi:#x}, which is none of its own")
-            return [_error(connection, request, _REFUSED, "no such association of yours")]
-        concerned = self.associations.renew(spi, now)
+        spi = requests.rekey(request.params)
+        line = self.associations.line_of(spi)
+        if line is None:
+            return {}  # replaced already: the request crossed with the news
+        if line.key.sender != name:
+            raise _RefusedError(f"asked to rekey {spi:#x}, which is none of its own")
+        concerned = self.associations.renew_spi(spi, now)
         if concerned:
             self.report(now, "rekey", name, f"association {spi:#010x} reached its soft limit")
-        self._dirty |= concerned
-        return [Send(connection, jsonrpc.Response(request.id))]
+        self._stale |= concerned
+        return {}
+
+    def _need(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
+        refused = []
+        for place, demand in enumerate(requests.demands(request.params)):
+            if not self._demand(name, demand, now):
+                refused.append(place)
+                what = f"keys towards {demand.audience} in VNI {demand.vni} under {demand.profile}"
+                self.report(now, "refused", name, f"asked for {what}, which policy and membership do not give it")
+        return {"refused": refused} if refused else {}
+
+    def _demand(self, name: str, demand: Demand, now: float) -> bool:
+        key = self.associations.permits(name, demand)
+        audience = self.nodes.get(demand.audience)
+        if key is None or (not demand.multicast and (audience is None or audience.revoked)):
+            return False
+        self._stale |= self.associations.demand(key, now)
+        return True
+
+    def _demand_all(self, name: str, now: float) -> None:
+        """Demand, in both directions, all keys that a node may have: where keys are not made on demand."""
+        policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
+        for vni in self.membership.vnis_of(name):
+            rules = [rule for rule in policy.rules_for(vni) if rule.profile is not None]
+            others = [other for other in self.membership.members(vni) if other != name]
+            for rule in rules:
+                assert rule.profile is not None
+                for other in others:
+                    for sender, audience in ((name, other), (other, name)):
+                        wish = Demand(audience=audience, vni=vni, profile=rule.profile, rule=rule.name)
+                        self._demand(sender, wish, now)
+                for group in self.membership.groups(vni):
+                    for sender in group.senders:
+                        wish = Demand(
+                            audience=group.name, multicast=True, vni=vni, profile=rule.profile, rule=rule.name
+                        )
+                        self._demand(sender, wish, now)
+
+    def _tenants(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
+        if self._role(name) is not Role.NVE:
+            raise _RefusedError("only an NVE has tenants")
+        number, reported = requests.tenants(request.params)
+        learned = {vni.vni for vni in self.book.inventory.vnis if vni.learned}
+        accepted: list[Tenant] = []
+        for tenant in reported:
+            if tenant.vni in learned and self.membership.serves(name, tenant.vni) and _is_station(tenant.mac):
+                accepted.append(tenant)
+            else:
+                what = f"a tenant {tenant.mac} in VNI {tenant.vni}"
+                self.report(now, "refused", name, f"reported {what}, which it does not serve or nobody learns")
+        self._learned(self.directory.report(name, number, accepted), now)
+        return {}
+
+    def _resync(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
+        del request, now
+        node = self.nodes[name]
+        node.positions = node.push = None
+        self._urgent.add(name)
+        return {}
+
+    # What nodes answer ----------------------------------------------------------------------------------
 
     def _answer(
         self, connection: int, name: str, answer: jsonrpc.Response | jsonrpc.ErrorResponse, now: float
     ) -> list[Effect]:
-        node = self._nodes[name]
-        push = node.push
-        if node.connection != connection or push is None or answer.id != push.request:
-            return []  # late, or for nothing that was asked
-        node.push = None
-        if isinstance(answer, jsonrpc.ErrorResponse):
-            node.refusal = answer.message
-            self.report(now, "refused-state", name, f"version {push.version}, error {answer.code}")
+        node = self.nodes[name]
+        if node.connection != connection:
             return []
-        node.version, node.refusal = push.version, None
-        self._dirty |= self.associations.activate(name, push.spis)
+        question = self._questions.get(answer.id) if isinstance(answer.id, int) else None
+        if question is not None and question.nve == name:
+            del self._questions[question.request]
+            present = isinstance(answer, jsonrpc.Response) and answer.result.get("present") is True
+            self._learned(self.directory.confirmed(name, question.vni, question.mac, present), now)
+            return []
+        push = node.push
+        if push is None or answer.id != push.request:
+            return []  # late, or for nothing that was asked
+        if isinstance(answer, jsonrpc.ErrorResponse):
+            self._push_refused(node, answer, now)
+            return []
+        node.applied()
+        self._applied(name, push, now)
+        if node.private.version != push.positions.get(node.private.name):
+            self._urgent.add(name)
+        elif node.lacks(self._scopes_of(name)):
+            self._lazy.add(name)
         return []
 
-    def _overdue(self, now: float) -> list[Effect]:
-        self._dirty |= self.associations.tick(now)
-        effects: list[Effect] = []
-        for node in self._nodes.values():
-            if node.push is not None and node.connection is not None and now - node.push.since > PUSH_LIMIT:
-                effects.append(self._end(node.connection, "did not answer a state push", now))
-        return effects
+    def _applied(self, name: str, push: PushInFlight, now: float) -> None:
+        """Act on a push that a node has applied."""
+        if push.candidate is not None:
+            self.book.checked(name, push.candidate)
+            self._step_policy(now)
+        self._stale |= self.associations.acknowledged(name, push.inbound, push.outbound, now)
 
-    def _push_changes(self, now: float) -> list[Effect]:
-        """Push to all nodes whose state has changed and who have answered the last push."""
-        effects: list[Effect] = []
-        for name in sorted(self._dirty):
-            node = self._nodes[name]
-            if node.connection is None:
-                self._dirty.discard(name)
-            elif node.push is None:
-                self._dirty.discard(name)
-                effects += self._push(name, node, node.connection, now)
-        return effects
+    def _push_refused(self, node: NodeRecord, answer: jsonrpc.ErrorResponse, now: float) -> None:
+        push, node.push = node.push, None
+        assert push is not None
+        if answer.code == GAP:
+            node.positions = None
+            self._urgent.add(node.name)
+            return
+        node.refusal = answer.message
+        self.report(now, "refused-state", node.name, f"sequence {push.sequence}, error {answer.code}")
+        if push.candidate is not None:
+            rejected = self.book.refused(node.name, push.candidate, answer.message)
+            if rejected is not None:
+                self._policy_rejected(rejected, now)
+                self._urgent.add(node.name)
+                return
+        # Tried again after a pause, in case the reason goes away, and at once with the next change.
+        node.not_before = now + REFUSED_PAUSE
+        self._lazy.add(node.name)
 
-    def _push(self, name: str, node: _Node, connection: int, now: float) -> list[Effect]:
-        state = build_state(self._inventory, self.associations, self._paths, name)
-        if state == node.state:
-            return []
-        self._version += 1
-        request = self._next_request
+    # What changes ---------------------------------------------------------------------------------------
+
+    def _set_paths(self, paths: Paths, now: float) -> None:
+        self._paths = dict(paths)
+        pairs = [[*pair, list(devices)] for pair, devices in sorted(paths.items()) if devices]
+        self.journal.keep(records.META, "paths", {"pairs": pairs})
+        self._entries = None
+        self._stale |= self.associations.set_paths(self._paths, now)
+        self._stale |= {name for name, node in self.nodes.items() if node.connection is not None}
+
+    def _learned(self, outcomes: Iterable[Outcome], now: float) -> None:
+        """Act on what the directory decided."""
+        for outcome in outcomes:
+            if isinstance(outcome, Changed):
+                self._publish(outcome.vni, outcome.mac, outcome.mapping)
+                self._keep_mapping(outcome.vni, outcome.mac)
+                where = f"{outcome.mac} in VNI {outcome.vni}"
+                if outcome.mapping is None:
+                    self.report(now, "tenant-left", "", where)
+                elif outcome.came_from is not None:
+                    self.report(now, "tenant-moved", outcome.mapping.nve, f"{where}, from {outcome.came_from}")
+                else:
+                    ips = ", ".join(outcome.mapping.ips) or "no IP address"
+                    self.report(now, "tenant", outcome.mapping.nve, f"{where}, {ips}")
+            elif isinstance(outcome, Conflict):
+                self.report(now, "conflict", outcome.nve, outcome.text)
+            else:
+                self._ask(outcome, now)
+
+    def _keep_mapping(self, vni: int, mac: str) -> None:
+        mapping, name = self.directory.get(vni, mac), f"{vni} {mac}"
+        if mapping is None:
+            self.journal.drop(records.MAPPING, name)
+        elif not self.directory.is_static(vni, mac):
+            self.journal.keep(records.MAPPING, name, {"static": False, "mapping": mapping.model_dump(mode="json")})
+
+    def _publish(self, vni: int, mac: str, mapping: Mapping | None) -> None:
+        """Put a mapping into its VNI's scope, or take it out; the nodes that serve the VNI hear of it soon."""
+        scope, key = self._scopes[vni], f"{document.MAPPING}/{mac}"
+        shown = None if mapping is None or self.nodes[mapping.nve].revoked else mapping
+        if scope.remove(key) if shown is None else scope.set(key, shown):
+            self._lazy.update(self.membership.members(vni))
+
+    def _ask(self, ask: Ask, now: float) -> None:
+        if any((item.nve, item.vni, item.mac) == (ask.nve, ask.vni, ask.mac) for item in self._questions.values()):
+            return
+        request = self._request_number()
+        # Its time has come already: the next look at what is due sends it.
+        self._questions[request] = _Question(request, ask.nve, ask.vni, ask.mac, now - ASK_REPEAT)
+
+    def _request_number(self) -> int:
         self._next_request += 1
-        spis = frozenset(association.spi for association in state.inbound)
-        node.state = state
-        node.push = _Push(request, self._version, now, spis)
-        params = {"epoch": self.epoch, "version": self._version, "state": state.to_wire()}
-        return [Send(connection, jsonrpc.Request(request, "state", params))]
+        return self._next_request - 1
 
-    def nodes_view(self, now: float) -> dict[str, Any]:
-        """Return the nodes for the REST view, and whether everything has reached everyone."""
-        nodes = []
-        for name, node in self._nodes.items():
-            entry = self._inventory.nodes[name]
-            nodes.append(
-                {
-                    "name": name,
-                    "role": entry.role.value,
-                    "address": entry.address,
-                    "connected": node.connection is not None,
-                    "instance": node.instance or None,
-                    "registered_s": round(now - node.registered_at, 3) if node.known else None,
-                    "version": node.version,
-                    "in_step": self._in_step(name),
-                    "refusal": node.refusal,
-                }
-            )
-        waiting = any(not held.active for held in self.associations.all())
-        converged = not waiting and all(self._in_step(name) for name in self._nodes)
-        return {"epoch": self.epoch, "version": self._version, "converged": converged, "nodes": nodes}
+    def _step_policy(self, now: float) -> None:
+        result = self.book.step(now)
+        if isinstance(result, Adopted):
+            policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
+            self._stale |= self.associations.set_policy(policy, result.changed, now)
+            self._stale |= {name for name, node in self.nodes.items() if node.connection is not None}
+            self._entries = None
+            self._keep_policy(self.book)
+            for name in [name for name, node in self.nodes.items() if self._eager and node.known]:
+                self._demand_all(name, now)
+            self.report(now, "policy", "", f"version {result.version} is in force")
+        elif isinstance(result, Rejected):
+            self._policy_rejected(result, now)
 
-    def _in_step(self, name: str) -> bool:
-        node = self._nodes[name]
-        settled = node.push is None and node.refusal is None and name not in self._dirty
-        return node.connection is not None and node.state is not None and settled
+    def _policy_rejected(self, rejected: Rejected, now: float) -> None:
+        self.report(now, "policy-refused", "", f"version {rejected.version}: {rejected.reason}")
+        self._entries = None
+        self._stale |= {name for name, node in self.nodes.items() if node.connection is not None}
 
-    def associations_view(self, now: float) -> dict[str, Any]:
-        """Return the associations for the REST view: never their secrets."""
-        return {
-            "associations": [
-                {
-                    "spi": held.association.spi,
-                    "role": held.association.role.value,
-                    "sender": held.association.sender,
-                    "audience": held.association.audience,
-                    "members": list(held.association.members),
-                    "vni": held.association.vni,
-                    "rule": held.association.rule,
-                    "profile": held.association.profile,
-                    "active": held.active,
-                    "replaces": None if held.previous is None else held.previous.association.spi,
-                    "age_s": round(now - held.created, 3),
-                }
-                for held in self.associations.all()
-            ]
-        }
+    # Time -----------------------------------------------------------------------------------------------
 
-    def events_view(self, now: float) -> dict[str, Any]:
-        """Return the events for the REST view, oldest first."""
-        return {
-            "events": [
-                {"age_s": round(now - entry.at, 3), "kind": entry.kind, "node": entry.node, "text": entry.text}
-                for entry in self.events
-            ]
-        }
+    def _tick(self, now: float) -> list[Effect]:
+        self.events.settle(now)
+        self._step_policy(now)
+        self._stale |= self.associations.tick(now)
+        effects: list[Effect] = []
+        for node in self.nodes.values():
+            push = node.push
+            if push is None or node.connection is None:
+                continue
+            if now - push.since > PUSH_LIMIT:
+                effects.append(self._end(node.connection, "did not answer a push", now))
+            elif now - push.sent >= REPEAT:
+                push.sent = now
+                effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
+        return effects
+
+    def _questions_due(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for question in self._questions.values():
+            connection = self.nodes[question.nve].connection
+            if connection is not None and now - question.sent >= ASK_REPEAT:
+                question.sent = now
+                params = {"vni": question.vni, "mac": question.mac}
+                effects.append(Send(connection, jsonrpc.Request(question.request, "confirm", params)))
+        return effects
+
+    # Pushes ---------------------------------------------------------------------------------------------
+
+    def _scopes_of(self, name: str) -> list[Scope]:
+        return [self.nodes[name].private, *(self._scopes[vni] for vni in self.membership.vnis_of(name))]
+
+    def _flush(self, now: float, *, lazily: bool) -> list[Effect]:
+        """Push to nodes whose own part has changed; with ``lazily`` also what they share with others.
+
+        What is shared waits for the next tick, so that a hundred changes make one push to each and not a hundred.
+        """
+        if self._stale and self._entries is None:
+            self._entries = NodeEntries(self.book, self.membership, self.associations, self._paths)
+        for name in self._stale:
+            node = self.nodes[name]
+            if node.connection is not None and self._entries is not None and node.private.replace(
+                self._entries.of(name)
+            ):
+                self._urgent.add(name)
+        self._stale.clear()
+        effects = self._questions_due(now) if self._questions else []
+        chosen = self._urgent | self._lazy if lazily else self._urgent
+        for name in sorted(chosen):
+            node = self.nodes[name]
+            if node.connection is None or node.push is not None:
+                self._forget_turn(name)  # the answer, or the next registration, brings its turn
+            elif now >= node.not_before or name in self._urgent:
+                self._forget_turn(name)
+                push = node.next_push(self._scopes_of(name), self.epoch, self._request_number(), now)
+                if push is not None:
+                    effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
+        return effects
+
+    def _forget_turn(self, name: str) -> None:
+        self._urgent.discard(name)
+        self._lazy.discard(name)
+
+    # What operators ask: see operate.py ------------------------------------------------------------------
+
+    def flush(self, now: float) -> list[Effect]:
+        """Return the pushes that follow from what was changed by the methods below."""
+        return self._flush(now, lazily=True)
+
+    def rekey(self, spi: int | None, node: str | None, now: float) -> int:
+        """Replace one association, those of a node, or all; returns how many are being replaced."""
+        if spi is not None:
+            concerned = self.associations.renew_spi(spi, now)
+            count = int(bool(concerned))
+        else:
+            count, concerned = self.associations.renew_all(now, node)
+        self._stale |= concerned
+        self.report(now, "rekey", node or "", f"{count} associations, asked for by an operator")
+        return count
+
+    def revoke(self, name: str, now: float) -> list[Effect]:
+        """Cut a node off: its associations, demands and mappings end everywhere at once."""
+        node = self.nodes[name]
+        if node.revoked:
+            return []
+        node.revoked, node.known, node.instance, node.signing_key = True, False, "", None
+        node.positions = node.push = None
+        self._keep_node(node)
+        self._stale |= self.associations.revoke(name, now)
+        self._show_nve(node, shown=False)
+        self._learned(self.directory.forget(name), now)
+        self.report(now, "revoked", name, "its associations end everywhere")
+        return [
+            self._end(number, "revoked", now) for number, owner in list(self._connections.items()) if owner == name
+        ]
+
+    def restore_node(self, name: str, now: float) -> None:
+        """Let a revoked node register again."""
+        node = self.nodes[name]
+        if node.revoked:
+            node.revoked = False
+            self._keep_node(node)
+            self._show_nve(node, shown=True)
+            self.report(now, "restored", name, "it may register again")
+
+    def _show_nve(self, node: NodeRecord, *, shown: bool) -> None:
+        """Show an NVE and its mappings to the others of its VNIs, or hide them."""
+        for vni in self.membership.vnis_of(node.name):
+            scope, key = self._scopes[vni], f"{document.NVE}/{node.name}"
+            entry = NveEntry(address=self.membership.address(node.name))
+            if scope.set(key, entry) if shown else scope.remove(key):
+                self._lazy.update(self.membership.members(vni))
+        for mapping in self.directory.all():
+            if mapping.nve == node.name:
+                self._publish(mapping.vni, mapping.mac, mapping if shown else None)
+
+    def propose_policy(self, proposal: ParameterMapping[str, Any], now: float) -> int:
+        """Have a policy checked by every connected node; returns its version. ConfigError when it is not sound."""
+        connected = [name for name, node in self.nodes.items() if node.connection is not None]
+        candidate = self.book.propose(proposal, connected, now)
+        self._entries = None
+        self._stale |= set(connected)
+        self.report(now, "policy", "", f"version {candidate.version} is being checked by {len(connected)} nodes")
+        self._step_policy(now)
+        return candidate.version
+
+    def set_mapping(self, mapping: Mapping, now: float) -> None:
+        """Set a static mapping; ValueError when it takes an IP address of another static one."""
+        self._learned(self.directory.set_static(mapping), now)
+        content = {"static": True, "mapping": mapping.model_dump(mode="json")}
+        self.journal.keep(records.MAPPING, f"{mapping.vni} {mapping.mac}", content)
+
+    def remove_mapping(self, vni: int, mac: str, now: float) -> None:
+        """Remove a mapping; what an NVE still reports takes its place."""
+        self._learned(self.directory.remove(vni, mac), now)
+
+    def in_step(self, node: NodeRecord) -> bool:
+        """Whether a node has acknowledged all that it is to know."""
+        if node.connection is None or node.refusal is not None or node.name in self._stale:
+            return False
+        return not node.lacks(self._scopes_of(node.name))
+
+
+class JournalRecorder:
+    """Writes associations and demands into the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def association(self, stage: str, association: Association) -> None:
+        """Note an association and its stage."""
+        content = association.model_dump(mode="json", context={"reveal_secrets": True})
+        self._journal.keep(records.ASSOCIATION, str(association.spi), {**content, "stage": stage})
+
+    def association_gone(self, spi: int) -> None:
+        """Note that an association has ended."""
+        self._journal.drop(records.ASSOCIATION, str(spi))
+
+    def demand(self, key: DemandKey) -> None:
+        """Note a demand."""
+        self._journal.keep(records.DEMAND, _demand_name(key), {"demand": list(key)})
+
+    def demand_gone(self, key: DemandKey) -> None:
+        """Note that a demand is no more."""
+        self._journal.drop(records.DEMAND, _demand_name(key))
+
+
+class _RefusedError(ParseError):
+    """A request that is sound, but not this node's to make; the connection goes on."""
 
 
 def _error(connection: int, request: jsonrpc.Request, code: int, text: str) -> Send:
     return Send(connection, jsonrpc.ErrorResponse(request.id, code, text))
 
 
-def _registration(request: jsonrpc.Request, role: Role) -> tuple[str, str | None]:
-    """Return instance and signing key of a registration; ParseError when its parameters are not sound."""
-    instance, protocol = request.params.get("instance"), request.params.get("protocol")
-    if not {"instance", "protocol"} <= set(request.params) <= {"instance", "protocol", "signing_key"}:
-        raise ParseError("register takes the parameters instance, protocol and, for an NVE, signing_key")
-    if isinstance(protocol, bool) or protocol != _PROTOCOL:
-        raise ParseError(f"only protocol {_PROTOCOL} is spoken here")
-    if not isinstance(instance, str) or not 0 < len(instance) <= _MAX_INSTANCE or not instance.isascii():
-        raise ParseError(f"instance must be 1 to {_MAX_INSTANCE} ASCII characters")
-    signing_key = request.params.get("signing_key")
-    if signing_key is not None:
-        if role is not Role.NVE:
-            raise ParseError("only an NVE has a signing key")
-        if not isinstance(signing_key, str) or not is_base64(signing_key, PUBLIC_KEY_SIZE):
-            raise ParseError(f"signing_key must be base64 of {PUBLIC_KEY_SIZE} bytes")
-    return instance, signing_key
+def _demand_name(key: DemandKey) -> str:
+    return "|".join("" if part is None else str(part) for part in key)
+
+
+def _is_station(mac: str) -> bool:
+    """Whether a MAC address can be one station's: not a group's, not all zeros."""
+    data = bytes.fromhex(mac.replace(":", ""))
+    return not data[0] & 1 and any(data)

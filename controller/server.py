@@ -190,7 +190,7 @@ class NodeServer:
             return
         if isinstance(effect, Send):
             try:
-                connection.put(jsonrpc.encode(effect.message))
+                connection.put(jsonrpc.encode(effect.message, jsonrpc.MAX_PUSH_SIZE))
             except ValueError as error:
                 connection.end(str(error))
         elif isinstance(effect, Close):

@@ -1,58 +1,117 @@
-"""The one lock around the controller's logic, its clock, and the ways of its results (thin shell)."""
+"""The one lock around the controller's logic, its clock, its store, and the ways of its results (thin shell)."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from controller import nva, underlay
+from controller import nva, underlay, views
 from controller.core import Core
 from controller.inventory import Inventory
+from controller.operations import Operation
+from controller.records import AuditLine
+from controller.store import Store, StoreError
 
-TICK = 0.1
+TICK = 0.05
 """Seconds between two looks at what is due."""
 
 log = logging.getLogger("controller")
 
 
 class Shell:
-    """Serialises all calls of the logic. What it returns is queued under the lock, so its order is kept;
-    the two ``dispatch`` functions must not block.
+    """Serialises all calls of the logic. What changed is stored before anybody is told, and what is to be told is
+    queued under the lock, so its order is kept; the two ``dispatch`` functions must not block.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, store: Store) -> None:
+        """Go on where ``store`` says that an earlier life ended."""
         self.lock = threading.RLock()
-        self._core = Core(inventory, _log_event)
+        self._store = store
+        now = time.monotonic()
+        self._core = Core(
+            inventory,
+            _log_event,
+            saved=store.load(),
+            now=now,
+            utc_offset=time.time() - now,
+            last_event=store.last_audit_number(),
+        )
         self.dispatch_switch: Callable[[underlay.Command], None] = lambda _: None
         self.dispatch_node: Callable[[nva.Effect], None] = lambda _: None
+        self._commit()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[float]:
+        with self.lock:
+            try:
+                yield time.monotonic()
+            finally:
+                self._commit()
+
+    def _commit(self) -> None:
+        changes = self._core.nva.take_changes()
+        if not changes:
+            return
+        try:
+            self._store.commit(changes)
+        except StoreError as error:
+            # Going on would give out keys that the next life does not know of. The data plane does not need us now.
+            log.critical("%s", error)
+            logging.shutdown()
+            os._exit(1)
 
     def underlay(self, event: underlay.UnderlayEvent) -> None:
         """Handle an event of the underlay."""
         with self.lock:
-            commands, effects = self._core.handle_underlay(event, time.monotonic())
+            with self._turn() as now:
+                commands, effects = self._core.handle_underlay(event, now)
             for command in commands:
                 self.dispatch_switch(command)
-            for effect in effects:
-                self.dispatch_node(effect)
+            self._dispatch(effects)
 
     def node(self, message: nva.Input) -> None:
         """Handle a message of a node's connection."""
         with self.lock:
-            for effect in self._core.nva.handle(message, time.monotonic()):
-                self.dispatch_node(effect)
+            with self._turn() as now:
+                effects = self._core.nva.handle(message, now)
+            self._dispatch(effects)
+
+    def operate(self, operation: Operation) -> dict[str, Any]:
+        """Carry out what an operator asks; OperationError says why nothing is done."""
+        with self.lock:
+            with self._turn() as now:
+                answer, effects = self._core.operate(operation, now)
+            self._dispatch(effects)
+            return answer
+
+    def _dispatch(self, effects: list[nva.Effect]) -> None:
+        for effect in effects:
+            self.dispatch_node(effect)
 
     def refused(self, name: str, reason: str) -> None:
         """Note a connection that did not get as far as the NVA."""
-        with self.lock:
-            self._core.nva.report(time.monotonic(), "refused", name, reason)
+        with self._turn() as now:
+            self._core.nva.report(now, "refused", name, reason)
 
     def view(self, name: str) -> dict[str, Any] | None:
-        """Return a resource of the REST view."""
+        """Return a resource for operators."""
         with self.lock:
             return self._core.view(name, time.monotonic())
+
+    def events_after(self, number: int, limit: int) -> list[dict[str, Any]]:
+        """Return up to ``limit`` lines of the audit log that follow ``number``, oldest first."""
+        with self.lock:
+            log_in_memory = self._core.nva.events
+            if number + 1 >= log_in_memory.oldest:
+                lines = log_in_memory.after(number, limit)
+            else:
+                lines = self._store.audit_after(number, limit)
+            return [views.event(line) for line in lines]
 
     def run_timer(self) -> None:
         """Tick for ever."""
@@ -65,5 +124,5 @@ class Shell:
                 log.exception("a timer failed")
 
 
-def _log_event(entry: nva.LogEntry) -> None:
-    log.info("%s %s %s", entry.kind, entry.node or "-", entry.text)
+def _log_event(line: AuditLine) -> None:
+    log.info("%s %s %s", line.kind, line.node or "-", line.text)

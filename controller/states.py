@@ -1,97 +1,106 @@
-"""Builds what each node is told: its own part of the inventory and of the associations, no more."""
+"""Builds what nodes are told: the shared part of each VNI, and of each node its own and no more. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from controller.associations import AssociationTable, Paths, member_vnis
-from controller.inventory import Inventory
-from geneve.control.profile import Profile
-from geneve.control.state import Association, NodeState, NveAddress, Role, TransitVni, VniState
+from pydantic import BaseModel
+
+from controller.associations import AssociationTable, Paths
+from controller.inventory import Inventory, InventoryVni
+from controller.membership import Membership
+from controller.policies import PolicyBook
+from geneve.control import document
+from geneve.control.document import NveEntry, PathEntry, PolicyEntry
+from geneve.control.state import Role, TransitVni, VniState
+
+Entries = dict[str, BaseModel]
 
 
-def build_state(inventory: Inventory, table: AssociationTable, paths: Paths, node: str) -> NodeState:
-    """Return the state of a node of the inventory."""
-    if inventory.nodes[node].role is Role.NVE:
-        return _nve_state(inventory, table, paths, node)
-    return _transit_state(inventory, table, paths, node)
+def vni_entries(vni: InventoryVni, membership: Membership, revoked: Iterable[str]) -> Entries:
+    """Return the entries of a VNI's scope but its mappings: what its packets carry, and which NVEs serve it."""
+    gone = set(revoked)
+    entries: Entries = {
+        document.VNI: VniState(
+            vni=vni.vni,
+            telemetry=vni.telemetry,
+            tags=vni.tags,
+            options=vni.options,
+            multicast=vni.multicast,
+            learned=vni.learned,
+            mtu=vni.mtu,
+        )
+    }
+    for name in membership.members(vni.vni):
+        if name not in gone:
+            entries[f"{document.NVE}/{name}"] = NveEntry(address=membership.address(name))
+    return entries
 
 
-def _nve_state(inventory: Inventory, table: AssociationTable, paths: Paths, node: str) -> NodeState:
-    mine = set(member_vnis(inventory, node))
-    vnis = [vni for vni in inventory.vnis if vni.vni in mine]
-    outbound, inbound = table.outbound(node), table.inbound(node)
-    rules = tuple(rule for rule in inventory.rules() if rule.vni is None or rule.vni in mine)
-    names = {rule.profile for rule in rules} | {end.profile for end in (*outbound, *inbound)}
-    return NodeState(
-        node=node,
-        role=Role.NVE,
-        vnis=tuple(
-            VniState(
-                vni=vni.vni,
-                telemetry=vni.telemetry,
-                tags=vni.tags,
-                options=vni.options,
-                multicast=vni.multicast,
-                mtu=vni.mtu,
+class NodeEntries:
+    """Makes the private entries of nodes under the policy and the paths that hold now."""
+
+    def __init__(self, book: PolicyBook, membership: Membership, table: AssociationTable, paths: Paths) -> None:
+        self._book, self._membership, self._table, self._paths = book, membership, table, paths
+        self._towards: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._crossing: dict[str, set[int]] = {}
+        for (first, second), devices in paths.items():
+            if not devices:
+                continue
+            self._towards.setdefault(first, {})[second] = devices
+            shared = membership.shared_vnis(first, second)
+            for device in devices:
+                self._crossing.setdefault(device, set()).update(shared)
+
+    def of(self, node: str) -> Entries:
+        """Return a node's own entries."""
+        role = self._book.inventory.nodes[node].role
+        return self._of_nve(node) if role is Role.NVE else self._of_device(node)
+
+    def _of_nve(self, node: str) -> Entries:
+        book, vnis = self._book, set(self._membership.vnis_of(node))
+        entries: Entries = {document.POLICY: _policy(book.inventory, book.version, vnis)}
+        if book.candidate is not None:
+            entries[document.CANDIDATE] = _policy(book.candidate.inventory, book.candidate.version, vnis)
+        for other, devices in self._towards.get(node, {}).items():
+            if self._membership.shared_vnis(node, other):
+                entries[f"{document.PATH}/{other}"] = PathEntry(transit=devices)
+        for association in self._table.outbound(node):
+            entries[f"{document.OUT}/{association.spi}"] = association
+        return entries | self._inbound(node)
+
+    def _of_device(self, node: str) -> Entries:
+        book = self._book
+        inbound = self._inbound(node)
+        names = {association.profile for association in self._table.inbound(node)}
+        profiles = tuple(profile for profile in book.inventory.profiles if profile.name in names)
+        entries: Entries = {document.POLICY: PolicyEntry(version=book.version, profiles=profiles)}
+        if book.candidate is not None:
+            its = tuple(
+                profile
+                for profile in book.candidate.inventory.profiles
+                if profile.device_coverage(node) is not None or profile.group is not None
             )
-            for vni in vnis
-        ),
-        nves=_other_nves(inventory, table, paths, node),
-        mappings=tuple(mapping for mapping in inventory.mappings if mapping.vni in mine),
-        profiles=_profiles(inventory, names),
-        policy=rules,
-        outbound=tuple(outbound),
-        inbound=tuple(inbound),
+            entries[document.CANDIDATE] = PolicyEntry(version=book.candidate.version, profiles=its)
+        crossing = self._crossing.get(node, set())
+        for vni in book.inventory.vnis:
+            if vni.vni in crossing:
+                entries[f"{document.TRANSIT}/{vni.vni}"] = TransitVni(
+                    vni=vni.vni,
+                    telemetry=vni.telemetry,
+                    # One rule that secures is enough: else a stranger's packet without protection would count.
+                    authenticated=book.inventory.secures(vni.vni),
+                    group_policy=vni.group_policy if not vni.enforcers or node in vni.enforcers else None,
+                )
+        return entries | inbound
+
+    def _inbound(self, node: str) -> Entries:
+        return {f"{document.IN}/{item.spi}": item for item in self._table.inbound(node)}
+
+
+def _policy(inventory: Inventory, version: int, vnis: set[int]) -> PolicyEntry:
+    rules = tuple(rule for rule in inventory.rules() if rule.vni is None or rule.vni in vnis)
+    names = {rule.profile for rule in rules}
+    return PolicyEntry(
+        version=version, rules=rules, profiles=tuple(item for item in inventory.profiles if item.name in names)
     )
-
-
-def _other_nves(inventory: Inventory, table: AssociationTable, paths: Paths, node: str) -> tuple[NveAddress, ...]:
-    mine = set(member_vnis(inventory, node))
-    others = []
-    for name, entry in sorted(inventory.nodes.items()):
-        if entry.role is not Role.NVE or name == node:
-            continue
-        shared = tuple(vni for vni in member_vnis(inventory, name) if vni in mine)
-        if not shared:
-            continue
-        # A device whose association is on its way is named once the sender can use it, not before.
-        devices = (device for device in paths.get((node, name), ()) if table.usable(node, device, shared))
-        others.append(NveAddress(name=name, address=entry.address, vnis=shared, transit=tuple(devices)))
-    return tuple(others)
-
-
-def _transit_state(inventory: Inventory, table: AssociationTable, paths: Paths, node: str) -> NodeState:
-    inbound: list[Association] = table.inbound(node)
-    crossing = _vnis_through(inventory, paths, node)
-    return NodeState(
-        node=node,
-        role=Role.TRANSIT,
-        profiles=_profiles(inventory, {association.profile for association in inbound}),
-        inbound=tuple(inbound),
-        transit_vnis=tuple(
-            TransitVni(
-                vni=vni.vni,
-                telemetry=vni.telemetry,
-                # One rule that secures is enough: else a stranger's packet without protection would count as bypassed.
-                authenticated=inventory.secures(vni.vni),
-                group_policy=vni.group_policy if not vni.enforcers or node in vni.enforcers else None,
-            )
-            for vni in inventory.vnis
-            if vni.vni in crossing
-        ),
-    )
-
-
-def _vnis_through(inventory: Inventory, paths: Paths, device: str) -> set[int]:
-    """Return the VNIs of which two NVEs have ``device`` on their path."""
-    crossing: set[int] = set()
-    for (sender, other), devices in paths.items():
-        if device in devices:
-            crossing |= set(member_vnis(inventory, sender)) & set(member_vnis(inventory, other))
-    return crossing
-
-
-def _profiles(inventory: Inventory, names: Iterable[str | None]) -> tuple[Profile, ...]:
-    wanted = set(names)
-    return tuple(profile for profile in inventory.profiles if profile.name in wanted)

@@ -230,6 +230,11 @@ class Underlay:
         nodes = self._inventory.nodes
         return tuple(name for name in devices if name in nodes and nodes[name].role is Role.TRANSIT)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every switch and link of the inventory is there."""
+        return self._discovery.complete and set(self._names) == self._topology.switches
+
     def view(self) -> dict[str, Any]:
         """Return the topology for the REST view."""
         up = {(link.a, link.b): link for link in self._topology.links}
@@ -256,7 +261,7 @@ class Underlay:
             "links": links,
             "hosts": [self._host(mac, place) for mac, place in sorted(self._hosts.locations().items())],
             "paths": [{"from": a, "to": b, "transit": list(via)} for (a, b), via in sorted(self._paths.items())],
-            "complete": self._discovery.complete and set(self._names) == self._topology.switches,
+            "complete": self.complete,
         }
 
     def _host(self, mac: str, place: PortId) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import socket
 from collections.abc import Callable
 
 from geneve.control.agent import ControlAgent
+from geneve.control.demand import Demand
 from geneve.control.nva import Nva
-from geneve.control.session import ControlLink, Identity
+from geneve.control.protocol import Identity
+from geneve.control.session import ControlLink
 from geneve.control.state import NodeState, Role
 from geneve.control.tls import TlsFiles, client_context
 
@@ -23,11 +25,15 @@ def make_agent(
     apply: Callable[[NodeState], None],
     selector: selectors.BaseSelector,
     signing_key: bytes,
+    *,
+    check: Callable[[NodeState], None],
+    refused: Callable[[Demand], None],
+    confirm: Callable[[int, str], None],
 ) -> ControlAgent:
     """Return the agent that keeps this NVE connected; it is its descriptor's data in ``selector``.
 
-    ``signing_key`` is the Ed25519 public key with which the NVE proves its multicast packets, 32 bytes.
-    ConfigError when a certificate file cannot be used.
+    ``signing_key`` is the Ed25519 public key with which the NVE proves its multicast packets, 32 bytes; the
+    callbacks are those of :class:`ControlAgent`. ConfigError when a certificate file cannot be used.
     """
     link = ControlLink(
         identity=Identity(
@@ -46,7 +52,7 @@ def make_agent(
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if for_writing else 0)
         selector.register(descriptor, events, agent)
 
-    agent = ControlAgent(link, apply, watch, selector.unregister)
+    agent = ControlAgent(link, apply, watch, selector.unregister, check=check, refused=refused, confirm=confirm)
     return agent
 
 

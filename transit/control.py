@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from geneve.control.agent import ControlAgent
 from geneve.control.nva import Nva
-from geneve.control.session import ControlLink, Identity
+from geneve.control.protocol import Identity
+from geneve.control.session import ControlLink
 from geneve.control.state import NodeState, Role
 from geneve.control.tls import TlsFiles, client_context
 

@@ -18,7 +18,10 @@ from typing import Any, NoReturn
 from geneve.errors import ParseError
 
 MAX_FRAME_SIZE = 1 << 20
-"""Largest JSON text of one frame in bytes."""
+"""Largest JSON text of one frame in bytes, in what a node sends."""
+
+MAX_PUSH_SIZE = 1 << 25
+"""Largest JSON text of one frame in bytes, in what the NVA sends: a snapshot of many tenants is large."""
 
 MAX_DEPTH = 32
 """Deepest nesting of arrays and objects accepted."""
@@ -75,8 +78,8 @@ class ErrorResponse:
 Message = Request | Notification | Response | ErrorResponse
 
 
-def encode(message: Message) -> bytes:
-    """Return the frame of ``message``; ValueError when it does not fit in ``MAX_FRAME_SIZE``."""
+def encode(message: Message, limit: int = MAX_FRAME_SIZE) -> bytes:
+    """Return the frame of ``message``; ValueError when its text is longer than ``limit`` bytes."""
     document: dict[str, Any] = {"jsonrpc": "2.0"}
     if isinstance(message, (Request, Notification)):
         document["method"] = message.method
@@ -88,8 +91,8 @@ def encode(message: Message) -> bytes:
     if not isinstance(message, Notification):
         document["id"] = message.id
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
-    if len(text) > MAX_FRAME_SIZE:
-        raise ValueError(f"a message of {len(text)} bytes does not fit in a frame of {MAX_FRAME_SIZE}")
+    if len(text) > limit:
+        raise ValueError(f"a message of {len(text)} bytes does not fit in a frame of {limit}")
     return _LENGTH.pack(len(text)) + text
 
 
@@ -200,14 +203,18 @@ def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes into messages. After a ParseError the stream is lost: close the connection."""
+    """Cuts a stream of bytes into messages. After a ParseError the stream is lost: close the connection.
 
-    def __init__(self) -> None:
+    ``limit`` is the largest JSON text of one frame in bytes.
+    """
+
+    def __init__(self, limit: int = MAX_FRAME_SIZE) -> None:
+        self._limit = limit
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Add received bytes. Call :meth:`next_message` until it returns None before the next ``feed``."""
-        if len(self._buffer) > MAX_FRAME_SIZE + _LENGTH.size:
+        if len(self._buffer) > self._limit + _LENGTH.size:
             raise ParseError("frames were not taken out of the buffer")
         self._buffer += data
 
@@ -216,8 +223,8 @@ class FrameDecoder:
         if len(self._buffer) < _LENGTH.size:
             return None
         (size,) = _LENGTH.unpack_from(self._buffer)
-        if not 0 < size <= MAX_FRAME_SIZE:
-            raise ParseError(f"a frame of {size} bytes; expected 1 to {MAX_FRAME_SIZE}")
+        if not 0 < size <= self._limit:
+            raise ParseError(f"a frame of {size} bytes; expected 1 to {self._limit}")
         end = _LENGTH.size + size
         if len(self._buffer) < end:
             return None

@@ -1,41 +1,34 @@
-"""A node's side of the control channel: registration, state pushes, acknowledgements, reconnection.
+"""A node's connection to the NVA: the control protocol over TLS, and a new connection after each failure.
 
-:class:`NodeSession` is one connection as a state machine over TLS and JSON-RPC: bytes and times in,
-bytes and events out. :class:`ControlLink` keeps one going over a transport that the caller's
-``connect`` opens, and opens a new one after a failure, later and later, at random times.
-
-Requests of the node: ``register {instance, protocol, signing_key}`` (the last for NVEs that have one), ``ping {}``
-and ``rekey {spi}``. Request of the NVA:
-``state {epoch, version, state}``, answered ``{version}`` once the node has applied it.
+:class:`NodeSession` is one connection (bytes and times in, bytes and events out) around the protocol's own state
+machine in protocol.py. :class:`ControlLink` keeps one going over a transport that the caller's ``connect`` opens, and
+opens a new one after a failure, later and later, at random times.
 """
 
 from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from geneve.config import validate
 from geneve.control import jsonrpc
-from geneve.control.state import NodeState, Role
+from geneve.control.demand import Demand, Tenant
+from geneve.control.protocol import (
+    Disconnected,
+    Event,
+    Identity,
+    NodeProtocol,
+    Progress,
+    SessionError,
+    StateReceived,
+)
 from geneve.control.tls import TlsEndpoint
-from geneve.errors import ConfigError, ParseError
-
-PROTOCOL_VERSION = 1
-"""Version of the control protocol that a node names when it registers."""
-
-PING_INTERVAL = 5.0
-"""Seconds between two pings of a registered node."""
-
-SILENCE_LIMIT = 15.0
-"""Seconds without a byte from the NVA, or without being registered, after which the node gives up."""
+from geneve.errors import ParseError
 
 MAX_OUTGOING = 2 * jsonrpc.MAX_FRAME_SIZE
 """Bytes that wait to be sent at most; beyond, the NVA does not read and the connection is given up."""
 
-_MAX_EPOCH = 64
 _RECEIVE_SIZE = 65536
 _RECEIVES_PER_CALL = 8
 
@@ -60,188 +53,34 @@ class Transport(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this node is. ``instance`` is random for each start of the process, so the NVA sees a restart.
-
-    ``signing_key`` is base64 of the Ed25519 public key with which an NVE proves its multicast packets.
-    """
-
-    name: str
-    role: Role
-    instance: str
-    nva: str
-    signing_key: str | None = None
-
-
-@dataclass(slots=True)
-class Progress:
-    """The newest state this node has applied: the NVA's lifetime (``epoch``) and the version in it."""
-
-    epoch: str | None = None
-    version: int = 0
-
-    def advance(self, event: StateReceived) -> None:
-        """Record that ``event``'s state was applied."""
-        self.epoch, self.version = event.epoch, event.version
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """The NVA has accepted the registration."""
-
-
-@dataclass(frozen=True, slots=True)
-class StateReceived:
-    """A new state to apply, then to acknowledge or to refuse."""
-
-    state: NodeState
-    epoch: str
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The connection is gone or could not be made, and why."""
-
-    reason: str
-
-
-Event = Registered | StateReceived | Disconnected
-
-
-class SessionError(ParseError):
-    """The NVA broke the protocol or refused this node; the text is one sentence."""
-
-
 class NodeSession:
     """One connection to the NVA. ``receive`` and ``on_timer`` raise ParseError when it has to end."""
 
     def __init__(self, identity: Identity, context: ssl.SSLContext, progress: Progress, now: float) -> None:
-        self._identity = identity
-        self._progress = progress
+        self.protocol = NodeProtocol(identity, progress, now)
         self._tls = TlsEndpoint(context, server_name=identity.nva)
-        self._decoder = jsonrpc.FrameDecoder()
-        self._register_id = 1
-        self._next_id = 2
-        # Requests to answer once the caller has decided about the state they brought.
-        self._offers: dict[tuple[str, int], list[jsonrpc.RequestId]] = {}
-        self._last_received = self._started = now
-        self._next_ping = math.inf
-        self.registered = False
-        """Whether the NVA has accepted the registration."""
-        params: dict[str, Any] = {"instance": identity.instance, "protocol": PROTOCOL_VERSION}
-        if identity.signing_key is not None:
-            params["signing_key"] = identity.signing_key
-        self._send(jsonrpc.Request(self._register_id, "register", params))
+        self._decoder = jsonrpc.FrameDecoder(jsonrpc.MAX_PUSH_SIZE)
+        self.flush()
+
+    def flush(self) -> None:
+        """Encrypt what the protocol has to say."""
+        for message in self.protocol.take_outgoing():
+            self._tls.send(jsonrpc.encode(message))
 
     def take_outgoing(self) -> bytes:
         """Return the bytes to send now."""
+        self.flush()
         return self._tls.take_outgoing()
-
-    @property
-    def next_deadline(self) -> float:
-        """When ``on_timer`` wants to be called."""
-        base = self._last_received if self.registered else self._started
-        return min(self._next_ping, base + SILENCE_LIMIT)
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Take received bytes; ParseError ends the connection."""
-        self._last_received = now
         events: list[Event] = []
         self._decoder.feed(self._tls.receive(data))
         while (message := self._decoder.next_message()) is not None:
-            events += self._handle(message, now)
+            events += self.protocol.handle(message, now)
         if self._tls.closed:
             raise SessionError("the NVA closed the connection")
         return events
-
-    def on_timer(self, now: float) -> None:
-        """Ping when it is time; SessionError when the NVA has been silent for too long."""
-        base = self._last_received if self.registered else self._started
-        if now >= base + SILENCE_LIMIT:
-            raise SessionError(f"the NVA did not answer for {SILENCE_LIMIT:g} s")
-        if now >= self._next_ping:
-            self._next_ping = now + PING_INTERVAL
-            self._ask("ping")
-
-    def acknowledge(self, event: StateReceived) -> None:
-        """Record that the caller has applied ``event``'s state, and tell the NVA."""
-        self._progress.advance(event)
-        for request in self._offers.pop((event.epoch, event.version), ()):
-            self._send(jsonrpc.Response(request, {"version": event.version}))
-
-    def refuse(self, event: StateReceived, reason: str) -> None:
-        """Tell the NVA that ``event``'s state cannot be applied; the last good one stays."""
-        for request in self._offers.pop((event.epoch, event.version), ()):
-            self._send(jsonrpc.ErrorResponse(request, jsonrpc.INVALID_PARAMS, reason))
-
-    def ask_rekey(self, spi: int) -> None:
-        """Ask the NVA for an association in place of one that has reached its soft limit."""
-        self._ask("rekey", {"spi": spi})
-
-    def _ask(self, method: str, params: dict[str, Any] | None = None) -> None:
-        self._send(jsonrpc.Request(self._next_id, method, params or {}))
-        self._next_id += 1
-
-    def _send(self, message: jsonrpc.Message) -> None:
-        self._tls.send(jsonrpc.encode(message))
-
-    def _handle(self, message: jsonrpc.Message, now: float) -> list[Event]:
-        if isinstance(message, jsonrpc.Request):
-            if message.method == "state" and self.registered:
-                return self._state(message)
-            text = f"a node knows no method '{message.method}' now"
-            self._send(jsonrpc.ErrorResponse(message.id, jsonrpc.METHOD_NOT_FOUND, text))
-        elif isinstance(message, jsonrpc.Response):
-            if message.id == self._register_id and not self.registered:
-                self.registered = True
-                self._next_ping = now + PING_INTERVAL
-                return [Registered()]
-        elif isinstance(message, jsonrpc.ErrorResponse) and message.id in {self._register_id, None}:
-            raise SessionError(f"the NVA refused: {message.message}")
-        return []
-
-    def _state(self, request: jsonrpc.Request) -> list[Event]:
-        try:
-            epoch, version, document = _push(request.params)
-            if (epoch, version) in self._offers:
-                self._offers[epoch, version].append(request.id)
-                return []
-            if version <= self._newest(epoch):
-                self._send(jsonrpc.Response(request.id, {"version": version}))
-                return []
-            state = self._own(document)
-        except ConfigError as error:
-            self._send(jsonrpc.ErrorResponse(request.id, jsonrpc.INVALID_PARAMS, str(error)))
-            return []
-        self._offers[epoch, version] = [request.id]
-        return [StateReceived(state, epoch, version)]
-
-    def _newest(self, epoch: str) -> int:
-        offered = (version for other, version in self._offers if other == epoch)
-        return max(offered, default=self._progress.version if epoch == self._progress.epoch else 0)
-
-    def _own(self, document: object) -> NodeState:
-        state = validate(document, "state", NodeState)
-        if (state.node, state.role) != (self._identity.name, self._identity.role):
-            raise ConfigError(
-                f"state: it is for {state.role.value} '{state.node}'; "
-                f"expected {self._identity.role.value} '{self._identity.name}'."
-            )
-        return state
-
-
-def _push(params: Mapping[str, Any]) -> tuple[str, int, object]:
-    """Return epoch, version and state of a push's parameters; ConfigError when they are not that."""
-    epoch, version = params.get("epoch"), params.get("version")
-    if set(params) != {"epoch", "version", "state"}:
-        raise ConfigError("state: expected the parameters epoch, version and state.")
-    if not isinstance(epoch, str) or not 0 < len(epoch) <= _MAX_EPOCH:
-        raise ConfigError(f"state: epoch must be a text of 1 to {_MAX_EPOCH} characters.")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ConfigError("state: version must be a whole number from 1.")
-    return epoch, version, params["state"]
 
 
 class ControlLink:
@@ -285,7 +124,7 @@ class ControlLink:
     @property
     def registered(self) -> bool:
         """Whether the NVA has accepted this node on the present connection."""
-        return self._session is not None and self._session.registered
+        return self._session is not None and self._session.protocol.registered
 
     @property
     def wants_write(self) -> bool:
@@ -297,14 +136,14 @@ class ControlLink:
     @property
     def next_deadline(self) -> float:
         """When ``on_timer`` wants to be called; minus infinity means now."""
-        return self._retry_at if self._session is None else self._session.next_deadline
+        return self._retry_at if self._session is None else self._session.protocol.next_deadline
 
     def on_timer(self, now: float) -> list[Event]:
         """Connect, ping or give up, whichever is due."""
         if self._session is None:
             return self._open(now) if now >= self._retry_at else []
         try:
-            self._session.on_timer(now)
+            self._session.protocol.on_timer(now)
         except ParseError as error:
             return self._drop(str(error), now)
         return self.on_writable(now)
@@ -348,21 +187,38 @@ class ControlLink:
     def acknowledge(self, event: StateReceived) -> None:
         """Say that ``event``'s state is applied. Send with ``on_writable`` (``wants_write`` is set)."""
         if self._session is not None:
-            self._session.acknowledge(event)
-        else:
-            self.progress.advance(event)
+            self._session.protocol.acknowledge(event)
 
     def refuse(self, event: StateReceived, reason: str) -> None:
         """Say in one sentence why ``event``'s state cannot be applied; the last good one stays in force."""
         if self._session is not None:
-            self._session.refuse(event, reason)
+            self._session.protocol.refuse(event, reason)
 
-    def ask_rekey(self, spi: int) -> bool:
+    def ask_rekey(self, spi: int, now: float) -> bool:
         """Ask for an association in place of ``spi``; False while the node is not registered."""
-        if self._session is None or not self._session.registered:
+        if self._session is None or not self.registered:
             return False
-        self._session.ask_rekey(spi)
+        self._session.protocol.ask_rekey(spi, now)
         return True
+
+    def ask_keys(self, demands: Sequence[Demand], now: float) -> bool:
+        """Ask for keys; False while the node is not registered."""
+        if self._session is None or not self.registered:
+            return False
+        self._session.protocol.ask_keys(demands, now)
+        return True
+
+    def tell_tenants(self, number: int, tenants: Sequence[Tenant], now: float) -> bool:
+        """Report all tenants of this node; False while it is not registered."""
+        if self._session is None or not self.registered:
+            return False
+        self._session.protocol.tell_tenants(number, tenants, now)
+        return True
+
+    def confirm(self, vni: int, mac: str, present: bool) -> None:
+        """Answer the NVA's question whether a tenant is here."""
+        if self._session is not None:
+            self._session.protocol.confirm(vni, mac, present)
 
     def close(self) -> None:
         """Close the connection and make no other."""
