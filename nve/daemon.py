@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from geneve.control.agent import ControlAgent
+from geneve.control.demand import Demand
 from geneve.control.state import NodeState
 from geneve.errors import ConfigError
 from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size
@@ -22,6 +23,8 @@ from nve import key_files, sequence_file
 from nve.config import NveConfig
 from nve.control import make_agent
 from nve.dataplane import Datagram, Dataplane
+from nve.netlink import BridgeWatch
+from nve.presence import PortMove, Presence
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
 from nve.tap import LinkError, TenantBridge
@@ -48,7 +51,16 @@ class NveDaemon:
         self._ready = False
         signer = key_files.load_signer(config.signing_key)
         key_log = None if config.key_log is None else key_files.KeyLog(Path(config.key_log)).write
-        self._dataplane = Dataplane(config.name, secrets.token_bytes(32), config.dscp, signer, key_log)
+        self._presence = Presence()
+        self._dataplane = Dataplane(
+            config.name,
+            secrets.token_bytes(32),
+            config.dscp,
+            signer,
+            key_log,
+            on_demand=config.nva is not None,
+            presence=self._presence,
+        )
         self._bridges: dict[int, TenantBridge] = {}
         self._mtus: dict[int, int] = {}
         self._control: ControlAgent | None = None
@@ -65,6 +77,14 @@ class NveDaemon:
             for local in config.vnis:
                 bridge = self._bridges[local.vni] = TenantBridge(local.vni, local.ports)
                 opened.callback(bridge.close)
+            self._bridge_watch = BridgeWatch()
+            opened.callback(self._bridge_watch.close)
+            self._watch(self._bridge_watch, self._from_kernel)
+            for vni, bridge in self._bridges.items():
+                self._presence.add_bridge(
+                    vni, socket.if_nametoindex(bridge.name), socket.if_nametoindex(bridge.tap.name)
+                )
+            self._presence.resync(self._bridge_watch.dump(), time.monotonic())
             if config.stats is not None:
                 stats = StatsSocket(config.stats)
                 opened.callback(stats.close)
@@ -74,7 +94,16 @@ class NveDaemon:
                 if config.sequence_file is not None:
                     sequence_file.reserve(Path(config.sequence_file), self._dataplane.outbound_associations())
             if config.nva is not None:
-                self._control = make_agent(config.name, config.nva, self.apply, self._selector, signer.public_key())
+                self._control = make_agent(
+                    config.name,
+                    config.nva,
+                    self.apply,
+                    self._selector,
+                    signer.public_key(),
+                    check=self.check,
+                    refused=self._on_refused_demand,
+                    confirm=self._on_confirm,
+                )
                 opened.callback(self._control.close)
             self._opened = opened.pop_all()
 
@@ -94,11 +123,23 @@ class NveDaemon:
             receiver.close()
         for receiver in joined:
             self._watch(receiver, functools.partial(self._from_underlay, receiver))
-        self._dataplane.apply(state, time.monotonic())
+        for datagram in self._dataplane.apply(state, time.monotonic()):
+            self._send(datagram)
         for vni in state.vnis:
             self._set_mtu(vni.vni, vni.mtu)
         self._ready = True
         log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
+
+    def check(self, state: NodeState) -> None:
+        """Raise ConfigError when a state could not be applied; change nothing."""
+        self._check_serves(state)
+        self._dataplane.check(state, time.monotonic())
+
+    def _on_refused_demand(self, demand: Demand) -> None:
+        self._dataplane.refuse_demand(demand, time.monotonic())
+
+    def _on_confirm(self, vni: int, mac: str) -> None:
+        self._presence.confirm(vni, mac, time.monotonic())
 
     def _check_serves(self, state: NodeState) -> None:
         unserved = {vni.vni for vni in state.vnis} - self._bridges.keys()
@@ -122,6 +163,28 @@ class NveDaemon:
         except LinkError as error:
             # One tenant's interface may be gone; that is no reason to leave the others without service.
             log.error("VNI %d: the MTU is not set everywhere: %s", vni, error)
+            self._dataplane.counters["mtu_not_set"] += 1
+
+    def _from_kernel(self) -> None:
+        """Hear of ports and MAC addresses behind the bridges."""
+        events = self._bridge_watch.read(BATCH)
+        if events is None:
+            self._dataplane.counters["bridge_events_lost"] += 1
+            self._presence.resync(self._bridge_watch.dump(), time.monotonic())
+        else:
+            self._presence.handle(events, time.monotonic())
+        for move in self._presence.take_moves():
+            self._port_moved(move)
+
+    def _port_moved(self, move: PortMove) -> None:
+        bridge = self._bridges[move.vni]
+        if not move.joined:
+            bridge.leave(move.name)
+            return
+        try:
+            bridge.join(move.name)
+        except LinkError as error:
+            log.error("VNI %d: port %s cannot be prepared: %s", move.vni, move.name, error)
             self._dataplane.counters["mtu_not_set"] += 1
 
     def run(self) -> None:
@@ -149,17 +212,30 @@ class NveDaemon:
         log.info("%s stops", self.config.name)
 
     def _run_timers(self) -> None:
-        for datagram in self._dataplane.run_due(time.monotonic()):
+        now = time.monotonic()
+        for datagram in self._dataplane.run_due(now):
             self._send(datagram)
+        confirmations = self._presence.take_confirmations(now)
+        for vni, frame in self._presence.take_frames():
+            if not self._bridges[vni].tap.write(frame):
+                self._dataplane.counters["tap_write_failed"] += 1
+        report = self._presence.take_report(now)
         if self._control is None:
             return
-        self._control.run_timers(time.monotonic())
         for spi in self._dataplane.take_rekey_requests():
             self._control.ask_rekey(spi)
+        self._control.ask_keys(self._dataplane.take_demands(now))
+        # A tenant that is not here is told first: the NVA is to hear why it is missing in the report.
+        for vni, mac, present in confirmations:
+            self._control.confirmed(vni, mac, present)
+        if report is not None:
+            self._control.tell_tenants(report)
+        self._control.run_timers(now)
 
     def _timeout(self) -> float:
         deadlines = [self._control.next_deadline if self._control is not None else None]
         deadlines.append(self._dataplane.next_deadline())
+        deadlines.append(self._presence.next_deadline())
         waits = [deadline - time.monotonic() for deadline in deadlines if deadline is not None]
         return max(0.0, min([IDLE_INTERVAL, *waits]))
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import ipaddress
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from geneve import ecn
-from geneve.control.rules import Action, Direction
+from geneve.control.demand import Demand
+from geneve.control.profile import Profile
+from geneve.control.rules import Action, Direction, Rule
 from geneve.control.state import NodeState
 from geneve.drops import DropReason
 from geneve.errors import ConfigError, ParseError
@@ -24,16 +27,19 @@ from geneve.security.association import InboundAssociation, OutboundAssociation,
 from geneve.security.open import PacketOpener
 from geneve.security.seal import Item
 from geneve.security.signature import SourceSigner
-from geneve.security.store import AssociationStore
+from geneve.security.store import AssociationStore, Held, usable
 from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
 from nve import neighbours
 from nve.admission import refuse_frame
 from nve.cover import CoverTraffic
-from nve.sealers import Key, Target, make_targets, sealer_key
+from nve.presence import Presence
+from nve.probes import PROBE_MAC
+from nve.sealers import Key, Target, TargetMaker, covered_keys, sealer_key
 from nve.seen import SeenOptions
-from nve.tables import VirtualNetwork, build_tables
+from nve.tables import Group, VirtualNetwork, build_tables
 from nve.too_big import ErrorRate, build_too_big
+from nve.waiting import Waiting, WaitingFrames
 
 ERRORS_PER_SECOND, ERRORS_BURST = 100.0, 50.0
 """How many "too big" messages the tenants of this NVE get at most."""
@@ -71,9 +77,22 @@ class _Applied:
     """Everything that follows from one NodeState, swapped in as a whole."""
 
     networks: dict[int, VirtualNetwork] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    profiles: tuple[Profile, ...] = ()
     policy: Policy = field(default_factory=lambda: Policy((), ()))
+    inbound: tuple[list[InboundAssociation], list[InboundAssociation]] = ([], [])
+    """The ends that can open, and those past their lifetime."""
     opener: PacketOpener = field(default_factory=PacketOpener)
     targets: dict[Key, Target] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A state that was found good, and what is to be held for it."""
+
+    applied: _Applied
+    outbound: dict[int, Held[OutboundAssociation]]
+    inbound: dict[int, Held[InboundAssociation]]
 
 
 @dataclass(slots=True)
@@ -90,12 +109,16 @@ class _Work:
 
     result: Outbound
     batches: dict[Key, _Batch] = field(default_factory=dict)
+    again: Waiting | None = None
+    """What the frame at hand was while it waited for keys; None for one that just came."""
 
 
 class Dataplane:
     """One NVE. ``flow_secret`` keys the hash that gives source ports and flow labels; ``dscp`` as in ecn.py.
 
-    ``signer`` proves this NVE to multicast groups. ``key_log`` is told of keys, for demonstrations only.
+    ``signer`` proves this NVE to multicast groups. ``key_log`` is told of keys, for demonstrations only. With
+    ``on_demand`` frames wait for keys that :meth:`take_demands` asks for; otherwise they are dropped. ``presence``
+    notes the tenants behind this NVE. All times are seconds of one clock.
     """
 
     def __init__(
@@ -105,6 +128,8 @@ class Dataplane:
         dscp: int | None = 0,
         signer: SourceSigner | None = None,
         key_log: Callable[[str], None] | None = None,
+        on_demand: bool = False,
+        presence: Presence | None = None,
     ) -> None:
         self.name = name
         self.drops: Counter[DropReason] = Counter()
@@ -116,35 +141,66 @@ class Dataplane:
         self._telemetry_sequence = 0
         self._errors = ErrorRate(ERRORS_PER_SECOND, ERRORS_BURST)
         self._cover = CoverTraffic()
+        self._on_demand = on_demand
+        self._waiting = WaitingFrames()
+        self._presence = presence or Presence()
+        self._next_expiry = math.inf
         self._rekey_asked: dict[int, int] = {}
         self._rekey_wanted: list[int] = []
         self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation, key_log)
         self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation, key_log)
         self._applied = _Applied()
 
-    def apply(self, state: NodeState, now: float = 0.0) -> None:
-        """Take over a state as a whole; ConfigError leaves the previous one in force."""
+    def apply(self, state: NodeState, now: float = 0.0) -> list[Datagram]:
+        """Take over a state as a whole; ConfigError leaves the previous one in force.
+
+        Returns what waited for keys that are there now, to be sent in front of anything that comes later.
+        """
+        self._drop_stale(now)
+        prepared = self._prepare(state, now)
+        before, self._applied = self._applied, prepared.applied
+        self._outbound.commit(prepared.outbound)
+        self._inbound.commit(prepared.inbound)
+        self._rekey_asked = {spi: n for spi, n in self._rekey_asked.items() if spi in prepared.outbound}
+        self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
+        self._presence.set_learned((vni for vni, network in self.networks.items() if network.learned), now)
+        self._targets_changed(now)
+        return self._release(before, now)
+
+    def check(self, state: NodeState, now: float = 0.0) -> None:
+        """Raise ConfigError where :meth:`apply` would; change nothing."""
+        self._prepare(state, now)
+
+    def _prepare(self, state: NodeState, now: float) -> _Prepared:
+        """Work out all that follows from a state; what follows from unchanged parts of it is taken over."""
         if state.node != self.name:
             raise ConfigError(f"the state is for node {state.node!r}, this is {self.name!r}.")
         self._check_ends(state)
-        profiles = {profile.name: profile for profile in state.profiles}
-        networks = build_tables(state)
-        policy = Policy(state.policy, state.profiles)
-        outbound = self._outbound.prepare(state.outbound, profiles)
-        inbound = self._inbound.prepare(state.inbound, profiles)
-        ends = [end for _, _, end in outbound.values()]
+        before = self._applied
+        networks = build_tables(state, before.networks)
+        if (state.policy, state.profiles) == (before.rules, before.profiles):
+            rules, profiles, policy = before.rules, before.profiles, before.policy
+        else:
+            rules, profiles, policy = state.policy, state.profiles, Policy(state.policy, state.profiles)
+        by_name = {profile.name: profile for profile in profiles}
+        outbound = self._outbound.prepare(state.outbound, by_name, now)
+        inbound = self._inbound.prepare(state.inbound, by_name, now)
+        ends = usable(inbound)
         try:
-            opener = PacketOpener(end for _, _, end in inbound.values())
-            targets = make_targets(networks.values(), policy, ends, self.name, self._signer)
+            opener = before.opener if ends == before.inbound else _make_opener(*ends)
+            maker = TargetMaker(*usable(outbound), self.name, self._signer, before.targets)
+            targets = maker.make(networks.values(), policy)
         except ValueError as error:
             raise ConfigError(f"the associations do not fit together: {error}.") from None
-        self._outbound.commit(outbound)
-        self._inbound.commit(inbound)
-        self._rekey_asked = {spi: number for spi, number in self._rekey_asked.items() if spi in outbound}
-        for key, target in targets.items():
-            target.adopt(self._applied.targets.get(key))
-        self._applied = _Applied(networks, policy, opener, targets)
-        self._cover.apply(targets, now)
+        return _Prepared(_Applied(networks, rules, profiles, policy, ends, opener, targets), outbound, inbound)
+
+    def _targets_changed(self, now: float) -> None:
+        applied = self._applied
+        self._cover.apply(applied.targets, now)
+        if self._on_demand:
+            self._waiting.met(applied.targets)
+            missing = set(covered_keys(applied.networks.values(), applied.policy)) - applied.targets.keys()
+            self._waiting.stand(frozenset(missing), now)
 
     def _check_ends(self, state: NodeState) -> None:
         """Refuse a key that is not this node's to use: two senders under one key would repeat nonces."""
@@ -164,6 +220,76 @@ class Dataplane:
     def outbound_associations(self) -> list[OutboundAssociation]:
         """Return the associations this NVE seals with."""
         return self._outbound.ends()
+
+    # Lifetimes ------------------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """Stop to use associations that are past their lifetime: fail closed, whatever has become of the NVA."""
+        outbound, inbound = self._outbound.expire(now), self._inbound.expire(now)
+        self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
+        self.counters["associations_expired"] += len(outbound) + len(inbound)
+        applied = self._applied
+        if inbound:
+            applied.inbound = self._inbound.ends(), self._inbound.expired_ends()
+            applied.opener = _make_opener(*applied.inbound)
+        if outbound:
+            ends, expired = self._outbound.ends(), self._outbound.expired_ends()
+            maker = TargetMaker(ends, expired, self.name, self._signer, applied.targets)
+            applied.targets = maker.make(applied.networks.values(), applied.policy)
+            self._targets_changed(now)
+
+    # Keys on demand -------------------------------------------------------------------------------------
+
+    def take_demands(self, now: float) -> list[Demand]:
+        """Return the keys that the NVA is to be asked for now."""
+        return self._waiting.take_demands(now) if self._on_demand else []
+
+    def refuse_demand(self, demand: Demand, now: float) -> None:
+        """Note that the NVA refused: what waits for these keys is dropped, and they are not asked for soon."""
+        self.drops[DropReason.NO_ASSOCIATION] += self._waiting.refuse(demand, now)
+
+    def _drop_stale(self, now: float) -> None:
+        if expired := self._waiting.expire(now):
+            self.drops[DropReason.KEY_WAIT_TIMEOUT] += expired
+
+    def _release(self, before: _Applied, now: float) -> list[Datagram]:
+        """Decide anew about frames that waited, under what is applied now, and return what can be sent.
+
+        Where policy or tables have changed, that is all of them: a tenant may have moved, a rule may demand
+        other keys, or none at all.
+        """
+        if not self._waiting:
+            return []
+        applied = self._applied
+        same = {vni for vni, network in applied.networks.items() if before.networks.get(vni) is network}
+        if applied.policy is not before.policy:
+            same.clear()
+        work = _Work(Outbound())
+        for waiting in self._waiting.take(lambda key: key in applied.targets or key[0] not in same):
+            work.again = waiting
+            reason = self._from_waiting(waiting, work, now)
+            if reason is not None:
+                self.drops[reason] += 1
+        return self._finish(work).datagrams
+
+    def _from_waiting(self, waiting: Waiting, work: _Work, now: float) -> DropReason | None:
+        network = self._applied.networks.get(waiting.vni)
+        if network is None:
+            return DropReason.UNKNOWN_VNI
+        if len(waiting.frame) > network.mtu + ETHERNET_HEADER_SIZE:
+            return DropReason.FRAME_TOO_BIG
+        return self._forward(network, waiting.frame, parse_inner(waiting.frame), work, now)
+
+    def _wait(
+        self, key: Key, network: VirtualNetwork, frame: bytes, work: _Work, now: float, only: str | None = None
+    ) -> DropReason | None:
+        """Have a frame wait for the keys of ``key``, or return why it is dropped; never in clear (invariant 6)."""
+        if not self._on_demand:
+            return DropReason.NO_ASSOCIATION
+        reason = self._waiting.add(key, network.vni, frame, now, only, work.again)
+        if reason is None and work.again is None:
+            self.counters["frames_waited"] += 1
+        return reason
 
     def take_rekey_requests(self) -> list[int]:
         """Return the SPIs of associations beyond their soft limit: the NVA is to replace them."""
@@ -186,6 +312,9 @@ class Dataplane:
             reason = DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, work, now)
             if reason is not None:
                 self.drops[reason] += 1
+        return self._finish(work)
+
+    def _finish(self, work: _Work) -> Outbound:
         for key, batch in work.batches.items():
             self._seal_batch(key, batch, work.result)
         self.counters["datagrams_sent"] += len(work.result.datagrams)
@@ -196,6 +325,14 @@ class Dataplane:
             inner = parse_inner(frame)
         except ParseError:
             return DropReason.MALFORMED_INNER
+        if network.learned:
+            # A source that is mapped elsewhere is not refused here: it may be a tenant that has just moved in. The
+            # egress NVE goes by the NVA's mapping, and refuses until that says so (invariant 9).
+            if (network.vni, inner.claims) not in self._presence.known:
+                self._presence.note(network.vni, inner, now)
+            if inner.destination == PROBE_MAC:
+                self.counters["probe_answers"] += 1
+                return None
         # The kernel lets a tagged frame be four bytes longer; encapsulated it would not fit the underlay.
         if len(frame) > network.mtu + ETHERNET_HEADER_SIZE:
             self._tell_too_big(network, frame, inner, work.result, now)
@@ -207,21 +344,35 @@ class Dataplane:
                 self.counters["neighbour_replies"] += 1
                 work.result.replies.append(reply)
                 return None
+        return self._forward(network, frame, inner, work, now)
+
+    def _forward(
+        self, network: VirtualNetwork, frame: bytes, inner: InnerFrame, work: _Work, now: float
+    ) -> DropReason | None:
+        """Ask the policy, find who is to have the frame, and send it there."""
+        to_many = bool(inner.destination[0] & 1)
         decision = self._applied.policy.decide(Direction.OUT, network.vni, inner, network.kinds)
         if decision.action is Action.DISCARD:
             return DropReason.POLICY_DISCARD
         location = None if to_many else network.location.get(inner.destination)
+        group = network.group_for(inner) if location is None else None
+        only = None if work.again is None else work.again.only
+        if only is not None:
+            # One copy of a flooded frame, which is for that peer, or after a change for nobody: others had theirs.
+            if only not in network.peers or location not in (None, only) or group is not None:
+                self.counters["copies_not_needed"] += 1
+                return None
+            return self._send(network, decision, frame, inner, (only,), work, now)
         if location == self.name:
             self.counters["frames_for_local_tenants"] += 1
             return None
         if location is not None:
             return self._send(network, decision, frame, inner, (location,), work, now)
-        group = network.group_for(inner)
         if group is not None:
-            return self._send_to_group(network, decision, frame, inner, group.name, work)
+            return self._send_to_group(network, decision, frame, inner, group, work, now)
         if not network.peers:
             return DropReason.UNKNOWN_DESTINATION
-        return self._send(network, decision, frame, inner, tuple(network.peers), work, now)
+        return self._send(network, decision, frame, inner, tuple(network.peers), work, now, flood=True)
 
     def _tell_too_big(
         self, network: VirtualNetwork, frame: bytes, inner: InnerFrame, result: Outbound, now: float
@@ -242,8 +393,9 @@ class Dataplane:
         peers: Sequence[str],
         work: _Work,
         now: float,
+        flood: bool = False,
     ) -> DropReason | None:
-        """Send a frame to each of ``peers``: one, or all of the VNI."""
+        """Send a frame to each of ``peers``: one, or with ``flood`` all of the VNI."""
         label = self._flow_label(network.vni, inner)
         traffic_class = ecn.outer_traffic_class(inner, self._dscp)
         tags = _tags_of(network, inner)
@@ -254,9 +406,10 @@ class Dataplane:
             if decision.action is Action.BYPASS:
                 packet = _plain(network.vni, frame, options)
             else:
-                target = self._applied.targets.get(sealer_key(network.vni, peer, False, decision))
+                key = sealer_key(network.vni, peer, False, decision)
+                target = self._applied.targets.get(key)
                 if target is None:
-                    reason = DropReason.NO_ASSOCIATION
+                    reason = self._wait(key, network, frame, work, now, peer if flood else None) or reason
                     continue
                 try:
                     (packet,) = target.sealer.seal([Item(frame, options, inner)])
@@ -270,10 +423,16 @@ class Dataplane:
         return reason
 
     def _send_to_group(
-        self, network: VirtualNetwork, decision: Decision, frame: bytes, inner: InnerFrame, name: str, work: _Work
+        self,
+        network: VirtualNetwork,
+        decision: Decision,
+        frame: bytes,
+        inner: InnerFrame,
+        group: Group,
+        work: _Work,
+        now: float,
     ) -> DropReason | None:
         """Send a frame to an underlay group, once for all its receivers; sealed when the call's frames are in."""
-        group = next(group for group in network.groups if group.name == name)
         if self.name not in group.senders:
             return DropReason.UNAUTHORISED_GROUP
         label = self._flow_label(network.vni, inner)
@@ -283,9 +442,9 @@ class Dataplane:
             packet = _plain(network.vni, frame, options)
             work.result.datagrams.append(Datagram(group.address, packet, traffic_class, label))
             return None
-        key = sealer_key(network.vni, name, True, decision)
+        key = sealer_key(network.vni, group.name, True, decision)
         if key not in self._applied.targets:
-            return DropReason.NO_ASSOCIATION
+            return self._wait(key, network, frame, work, now)
         batch = work.batches.setdefault(key, _Batch())
         batch.items.append(Item(frame, options, inner))
         batch.marks.append((traffic_class, label))
@@ -323,10 +482,14 @@ class Dataplane:
         digest = hashlib.blake2s(vni.to_bytes(4, "big") + inner.flow, digest_size=4, key=self._flow_secret).digest()
         return int.from_bytes(digest, "big")
 
-    # Dummies --------------------------------------------------------------------------------------------
+    # What is due ----------------------------------------------------------------------------------------
 
     def run_due(self, now: float) -> list[Datagram]:
-        """Return the dummy packets that are due (SEC-GEN-7)."""
+        """Return the dummy packets that are due (SEC-GEN-7); end lifetimes and waits that are over."""
+        if now >= self._next_expiry:
+            self.expire(now)
+        if self._waiting:
+            self._drop_stale(now)
         sent: list[Datagram] = []
         for target, size in self._cover.due(now):
             options = self._options(target.network, target.entropy, target.tags)
@@ -342,8 +505,11 @@ class Dataplane:
         return sent
 
     def next_deadline(self) -> float | None:
-        """Return when :meth:`run_due` is needed next, or None."""
-        return self._cover.next_due()
+        """Return when :meth:`run_due` or :meth:`take_demands` is needed next, or None."""
+        times = [self._cover.next_due(), self._waiting.next_deadline() if self._on_demand else None]
+        if self._next_expiry != math.inf:
+            times.append(self._next_expiry)
+        return min((time for time in times if time is not None), default=None)
 
     # From the underlay ----------------------------------------------------------------------------------
 
@@ -387,6 +553,10 @@ class Dataplane:
             self.seen.note(opened)
         frame = ecn.decapsulate(opened.frame, inner, packet.traffic_class)
         return DropReason.ECN if frame is None else (vni, frame)
+
+
+def _make_opener(usable_ends: Iterable[InboundAssociation], expired: Iterable[InboundAssociation]) -> PacketOpener:
+    return PacketOpener(usable_ends, (end.spi for end in expired))
 
 
 def _tags_of(network: VirtualNetwork, inner: InnerFrame) -> tuple[int, int]:

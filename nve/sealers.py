@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from geneve.control.profile import KeyGranularity, Profile
@@ -19,7 +19,8 @@ from nve.tables import Group, Peer, VirtualNetwork
 
 Key = tuple[int, str, bool, str, str | None]
 """VNI, target's name, whether it is a multicast group, profile, and policy rule where each has its own keys."""
-_Index = dict[tuple[AssociationRole, str, int | None, str, str | None], OutboundAssociation]
+_IndexKey = tuple[AssociationRole, str, int | None, str, str | None]
+_Index = dict[_IndexKey, OutboundAssociation]
 
 
 @dataclass(slots=True)
@@ -34,11 +35,35 @@ class Target:
     tags: tuple[int, int] = (0, 0)
     associations: tuple[OutboundAssociation, ...] = ()
 
+    def serves(self, network: VirtualNetwork) -> bool:
+        """Return whether its sealer was made for frames and options such as those of ``network``."""
+        mine = self.network
+        return mine is network or (mine.mtu, mine.telemetry, mine.tags, mine.static_options) == (
+            network.mtu,
+            network.telemetry,
+            network.tags,
+            network.static_options,
+        )
+
     def adopt(self, previous: Target | None) -> None:
         """Go on looking as the target of the state before did."""
         if previous is not None:
             self.entropy, self.traffic_class = previous.entropy, previous.traffic_class
             self.tags = previous.tags
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The associations with which packets to one target are sealed."""
+
+    egress: OutboundAssociation
+    transit: tuple[OutboundAssociation, ...] = ()
+    group: OutboundAssociation | None = None
+
+    @property
+    def associations(self) -> tuple[OutboundAssociation, ...]:
+        """All of them, in wire order as :attr:`PacketSealer.associations`."""
+        return (*((self.group,) if self.group else ()), *self.transit, self.egress)
 
 
 def sealer_key(vni: int, target: str, multicast: bool, decision: Decision) -> Key:
@@ -50,32 +75,88 @@ def sealer_key(vni: int, target: str, multicast: bool, decision: Decision) -> Ke
     return vni, target, multicast, profile.name, rule
 
 
-def make_targets(
-    networks: Iterable[VirtualNetwork],
-    policy: Policy,
-    ends: Iterable[OutboundAssociation],
-    node: str,
-    signer: SourceSigner | None,
-) -> dict[Key, Target]:
-    """Make every sealer for which there are associations; ValueError when options do not fit into packets."""
-    index: _Index = {(end.role, end.audience, end.vni, end.profile, end.rule): end for end in ends}
-    targets: dict[Key, Target] = {}
-    for network in networks:
-        for profile, rule in _uses(policy, network.vni):
-            for peer in network.peers.values():
-                sealer = _to_peer(network, peer, profile, rule, index)
-                if sealer is not None:
+class TargetMaker:
+    """Makes the sealers for which there are associations: ``ends`` to use, and ``expired``, past their lifetime.
+
+    Where an association of a path has expired, there is no sealer at all: a packet without the option of one
+    transit device would be less protected than it was.
+    """
+
+    def __init__(
+        self,
+        ends: Iterable[OutboundAssociation],
+        expired: Iterable[OutboundAssociation],
+        node: str,
+        signer: SourceSigner | None,
+        previous: Mapping[Key, Target],
+    ) -> None:
+        """``previous`` are the targets until now; those for which nothing has changed stay the same objects."""
+        self._index: _Index = {_index_key(end): end for end in ends}
+        self._expired = frozenset(_index_key(end) for end in expired) - self._index.keys()
+        self._node, self._signer = node, signer
+        self._previous = previous
+
+    def make(self, networks: Iterable[VirtualNetwork], policy: Policy) -> dict[Key, Target]:
+        """Return every target under ``policy``; ValueError when options do not fit into packets."""
+        targets: dict[Key, Target] = {}
+        for network in networks:
+            for profile, rule in uses(policy, network.vni):
+                for peer in network.peers.values():
                     key = (network.vni, peer.name, False, profile.name, rule)
-                    targets[key] = _target(sealer, peer.address, network)
-            for group in network.groups if signer is not None else ():
-                sealer = _to_group(network, group, profile, rule, index, signer) if node in group.senders else None
-                if sealer is not None:
+                    self._add(targets, key, peer.address, network, self._to_peer(network, peer, profile, rule))
+                for group in network.groups:
                     key = (network.vni, group.name, True, profile.name, rule)
-                    targets[key] = _target(sealer, group.address, network)
-    return targets
+                    self._add(targets, key, group.address, network, self._to_group(network, group, profile, rule))
+        return targets
+
+    def _to_peer(self, network: VirtualNetwork, peer: Peer, profile: Profile, rule: str | None) -> _Chosen | None:
+        scope = None if profile.key_granularity is KeyGranularity.PAIR else network.vni
+        rest = (scope, profile.name, rule)
+        egress = self._index.get((AssociationRole.EGRESS, peer.name, *rest))
+        group = self._index.get((AssociationRole.GROUP, peer.name, *rest)) if profile.group is not None else None
+        if egress is None or (profile.group is not None and group is None):
+            return None
+        devices = [(AssociationRole.TRANSIT, device, *rest) for device in peer.transit]
+        if self._expired and not self._expired.isdisjoint(devices):
+            return None
+        return _Chosen(egress, tuple([self._index[key] for key in devices if key in self._index]), group)
+
+    def _to_group(self, network: VirtualNetwork, group: Group, profile: Profile, rule: str | None) -> _Chosen | None:
+        if self._signer is None or self._node not in group.senders:
+            return None
+        end = self._index.get((AssociationRole.MULTICAST, group.name, network.vni, profile.name, rule))
+        return None if end is None else _Chosen(end)
+
+    def _add(
+        self, targets: dict[Key, Target], key: Key, address: str, network: VirtualNetwork, chosen: _Chosen | None
+    ) -> None:
+        if chosen is None:
+            return
+        known = self._previous.get(key)
+        if known is not None and known.associations == chosen.associations and known.serves(network):
+            if known.network is network and known.address == address:
+                targets[key] = known
+                return
+            sealer = known.sealer
+        else:
+            sealer = PacketSealer(
+                network.vni,
+                chosen.egress,
+                chosen.transit,
+                chosen.group,
+                signer=self._signer if key[2] else None,
+                largest=network.mtu + ETHERNET_HEADER_SIZE + padding.LENGTH_SIZE,
+            )
+            _check_room(sealer, network)
+        targets[key] = Target(sealer, address, network, associations=sealer.associations)
+        targets[key].adopt(known)
 
 
-def _target(sealer: PacketSealer, address: str, network: VirtualNetwork) -> Target:
+def _index_key(end: OutboundAssociation) -> _IndexKey:
+    return end.role, end.audience, end.vni, end.profile, end.rule
+
+
+def _check_room(sealer: PacketSealer, network: VirtualNetwork) -> None:
     # The largest set of options, with any values: only sizes matter here.
     options = list(network.static_options)
     if network.telemetry:
@@ -83,10 +164,9 @@ def _target(sealer: PacketSealer, address: str, network: VirtualNetwork) -> Targ
     if network.tags:
         options.append(build_tag(0, 0))
     sealer.check_room(options)
-    return Target(sealer, address, network, associations=sealer.associations)
 
 
-def _uses(policy: Policy, vni: int) -> Iterator[tuple[Profile, str | None]]:
+def uses(policy: Policy, vni: int) -> Iterator[tuple[Profile, str | None]]:
     """Yield each profile that the policy can give packets of ``vni``, with its rules where each has own keys."""
     profiles = {profile.name: profile for profile in policy.profiles_for(vni)}
     for profile in profiles.values():
@@ -98,41 +178,10 @@ def _uses(policy: Policy, vni: int) -> Iterator[tuple[Profile, str | None]]:
                 yield profile, rule.name
 
 
-def _scope(profile: Profile, vni: int) -> int | None:
-    return None if profile.key_granularity is KeyGranularity.PAIR else vni
-
-
-def _largest(network: VirtualNetwork) -> int:
-    return network.mtu + ETHERNET_HEADER_SIZE + padding.LENGTH_SIZE
-
-
-def _to_peer(
-    network: VirtualNetwork, peer: Peer, profile: Profile, rule: str | None, index: _Index
-) -> PacketSealer | None:
-    scope = _scope(profile, network.vni)
-    egress = index.get((AssociationRole.EGRESS, peer.name, scope, profile.name, rule))
-    group = index.get((AssociationRole.GROUP, peer.name, scope, profile.name, rule))
-    if egress is None or (profile.group is not None and group is None):
-        return None
-    transit = [index.get((AssociationRole.TRANSIT, device, scope, profile.name, rule)) for device in peer.transit]
-    return PacketSealer(
-        network.vni,
-        egress,
-        [association for association in transit if association is not None],
-        group if profile.group is not None else None,
-        largest=_largest(network),
-    )
-
-
-def _to_group(
-    network: VirtualNetwork,
-    group: Group,
-    profile: Profile,
-    rule: str | None,
-    index: _Index,
-    signer: SourceSigner | None,
-) -> PacketSealer | None:
-    association = index.get((AssociationRole.MULTICAST, group.name, network.vni, profile.name, rule))
-    if association is None:
-        return None
-    return PacketSealer(network.vni, association, signer=signer, largest=_largest(network))
+def covered_keys(networks: Iterable[VirtualNetwork], policy: Policy) -> Iterator[Key]:
+    """Yield the key of every sealer that must exist without any data: dummies are wanted to each peer."""
+    for network in networks:
+        for profile, rule in uses(policy, network.vni):
+            if profile.dummies is not None:
+                for peer in network.peers:
+                    yield network.vni, peer, False, profile.name, rule

@@ -40,6 +40,15 @@ class Group:
     senders: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What one virtual network's tables are made of."""
+
+    vni: VniState
+    peers: tuple[Peer, ...]
+    mappings: tuple[Mapping, ...]
+
+
 @dataclass(slots=True)
 class VirtualNetwork:
     """One VNI at this NVE: where its MAC and IP addresses are, and which NVEs it spans."""
@@ -59,6 +68,10 @@ class VirtualNetwork:
     neighbours: dict[bytes, tuple[bytes, str]] = field(default_factory=dict)
     """IP -> (MAC, name of the NVE)."""
     groups: tuple[Group, ...] = ()
+    learned: bool = False
+    """Whether NVEs tell the NVA which tenants they see here."""
+    made_of: _Parts | None = None
+    """What of the node's state the tables were made of."""
     _free_ip: set[bytes] = field(default_factory=set)
     """MACs whose mapping names no IP addresses, so that none can be checked."""
 
@@ -112,19 +125,41 @@ class VirtualNetwork:
             self.neighbours[packed] = (mac, mapping.nve)
 
 
-def build_tables(state: NodeState) -> dict[int, VirtualNetwork]:
-    """Build the tables of every VNI in ``state``; ConfigError on a name that leads nowhere."""
-    networks = {vni.vni: _make_network(vni) for vni in state.vnis}
+def build_tables(state: NodeState, previous: dict[int, VirtualNetwork] | None = None) -> dict[int, VirtualNetwork]:
+    """Build the tables of every VNI in ``state``; ConfigError on a name that leads nowhere.
+
+    A virtual network of which nothing has changed is taken over from ``previous``, the tables of the node's
+    state before: states come often, and most of them change little.
+    """
+    peers: dict[int, list[Peer]] = {vni.vni: [] for vni in state.vnis}
+    mappings: dict[int, list[Mapping]] = {vni.vni: [] for vni in state.vnis}
     for nve in state.nves:
+        if nve.name == state.node:
+            continue
+        peer = Peer(nve.name, nve.address, nve.transit)
         for number in nve.vnis:
-            if number in networks and nve.name != state.node:
-                networks[number].peers[nve.name] = Peer(nve.name, nve.address, nve.transit)
+            if number in peers:
+                peers[number].append(peer)
     for mapping in state.mappings:
-        network = networks.get(mapping.vni)
-        if network is None:
+        if mapping.vni not in mappings:
             raise ConfigError(f"mapping of {mapping.mac} names VNI {mapping.vni}, which this node does not have.")
-        network.add_mapping(mapping, state.node)
+        mappings[mapping.vni].append(mapping)
+    networks: dict[int, VirtualNetwork] = {}
+    for vni in state.vnis:
+        parts = _Parts(vni, tuple(peers[vni.vni]), tuple(mappings[vni.vni]))
+        known = previous.get(vni.vni) if previous is not None else None
+        unchanged = known is not None and known.made_of == parts
+        networks[vni.vni] = known if known is not None and unchanged else _build(parts, state.node)
     return networks
+
+
+def _build(parts: _Parts, own_nve: str) -> VirtualNetwork:
+    network = _make_network(parts.vni)
+    network.made_of = parts
+    network.peers = {peer.name: peer for peer in parts.peers}
+    for mapping in parts.mappings:
+        network.add_mapping(mapping, own_nve)
+    return network
 
 
 def _make_network(vni: VniState) -> VirtualNetwork:
@@ -143,6 +178,7 @@ def _make_network(vni: VniState) -> VirtualNetwork:
         tags=vni.tags,
         static_options=tuple(option.build() for option in options),
         kinds=frozenset(kinds),
+        learned=vni.learned,
         groups=_make_groups(vni.vni, vni.multicast),
     )
 

@@ -98,11 +98,16 @@ def _remove_leftover(bridge: str) -> None:
 
 
 class TenantBridge:
-    """The bridge of one VNI: local tenants' ports and the TAP. Removed again by :meth:`close`."""
+    """The bridge of one VNI: local tenants' ports and the TAP. Removed again by :meth:`close`.
+
+    Its name is ``br`` and the VNI. Whoever adds an interface to it (``ip link set X master br100``) attaches a
+    tenant; the daemon hears of that and calls :meth:`join`.
+    """
 
     def __init__(self, vni: int, ports: Iterable[str]) -> None:
         self.name = f"br{vni}"
-        self.ports = tuple(ports)
+        self.ports = list(ports)
+        self._mtu: int | None = None
         self.tap = Tap(f"tap{vni}")
         try:
             _remove_leftover(self.name)
@@ -123,8 +128,24 @@ class TenantBridge:
             self.close()
             raise
 
+    def join(self, interface: str) -> None:
+        """Prepare a port that somebody has added: the VNI's MTU, up; LinkError names what cannot be set."""
+        if interface in self.ports:
+            return
+        _no_ipv6(interface)
+        if self._mtu is not None:
+            ip("link", "set", interface, "mtu", str(self._mtu))
+        ip("link", "set", interface, "up")
+        self.ports.append(interface)
+
+    def leave(self, interface: str) -> None:
+        """Forget a port that has left."""
+        with contextlib.suppress(ValueError):
+            self.ports.remove(interface)
+
     def set_mtu(self, mtu: int) -> None:
         """Set the MTU, in bytes, of the TAP, the ports and the bridge; LinkError names one that cannot be set."""
+        self._mtu = mtu
         self.tap.set_mtu(mtu)
         failures = []
         for interface in (*self.ports, self.name):

@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant(4, "no hard limit", "geneve/security/association.py", "if self.last_sequence >= self.hard_limit:",
            "if False:"),
     Mutant(4, "a repeated push restarts an association", "geneve/security/store.py",
-           "prepared[spi] = held", "prepared[spi] = (association, profile, self._make(association, profile))"),
+           "prepared[spi] = held", "prepared[spi] = self._hold(association, profile, now)"),
     Mutant(4, "a withdrawn association comes back", "geneve/security/store.py", "if spi in self._retired:",
            "if False:"),
     Mutant(4, "a restart begins again", "nve/sequence_file.py", "end.resume(start[end.spi],", "end.resume(0,"),
@@ -91,7 +91,8 @@ MUTANTS = (
            "        if span is None:\n            return DropReason.POLICY_MISMATCH",
            '        if span is None:\n            return entry.association, 0, (), packet[layout.end :]'),
     Mutant(6, "a missing key sends in clear", "nve/dataplane.py",
-           "reason = DropReason.NO_ASSOCIATION\n                    continue",
+           "reason = self._wait(key, network, frame, work, now, peer if flood else None) or reason\n"
+           "                    continue",
            "packet = _plain(network.vni, frame, options)\n                    work.result.datagrams.append("
            "Datagram(address, packet, 0, 0))\n                    continue"),
     Mutant(7, "a transit device's window never moves", "geneve/security/transit.py",

@@ -70,7 +70,7 @@ class TransitDaemon:
         self._exporter = _make_exporter(config.name, config.collector) if config.collector else None
         self._has_state = config.nva is None
         if config.static_state is not None:
-            self._device.apply(config.static_state)
+            self._device.apply(config.static_state, time.monotonic())
         with contextlib.ExitStack() as opened:
             self._relay = Relay(config.interfaces)
             opened.callback(self._relay.close)
@@ -93,7 +93,7 @@ class TransitDaemon:
         )
 
     def _apply(self, state: NodeState) -> None:
-        self._device.apply(state)
+        self._device.apply(state, time.monotonic())
         self._has_state = True
 
     def run(self) -> None:
@@ -126,6 +126,7 @@ class TransitDaemon:
         impairment = self._forwarder.next_deadline()
         others = [self._exporter.next_deadline() if self._exporter else None]
         others.append(self._control.next_deadline if self._control else None)
+        others.append(self._device.next_expiry())
         deadlines = [deadline for deadline in (impairment, *others) if deadline is not None]
         timeout = max(0.0, min([now + IDLE_INTERVAL, *deadlines]) - now)
         if impairment is not None:
@@ -135,6 +136,7 @@ class TransitDaemon:
         return self._poller.poll(timeout)
 
     def _run_timers(self, now: float) -> None:
+        self._device.expire(now)
         if self._control is not None:
             self._control.run_timers(now)
         self._forwarder.run_due(now)

@@ -16,11 +16,13 @@ A tag for the device binds the groups to the packet as far as its coverage goes;
 the inner frame, the egress NVE's tag ties to the same options. Under a key that a group of devices shares, any
 member could have made the tag: give a device that enforces against the others a key of its own.
 
-Before its first state a device has no policy and forwards everything.
+Before its first state a device has no policy and forwards everything. An association past its lifetime is as
+good as none: its options are no longer addressed to the device.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +33,7 @@ from geneve.header import BASE_HEADER_SIZE
 from geneve.option import OPTION_HEADER_SIZE, Option, parse_options
 from geneve.outer import UDP_SIZE, Location, locate, outer_addresses, source_address
 from geneve.security.association import InboundAssociation
-from geneve.security.store import AssociationStore
+from geneve.security.store import AssociationStore, usable
 from geneve.security.transit import TransitVerifier, Verified
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, Telemetry, parse_telemetry
 from transit import group_policy
@@ -63,13 +65,14 @@ class TransitDevice:
         self._read = OptionsRead()
         self._store: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation)
         self._verifier = TransitVerifier()
+        self._next_expiry = math.inf
         self._policy: dict[int, TransitVni] = {}
         self._enforcing = False
 
-    def apply(self, state: NodeState) -> None:
-        """Take over a state whole, or raise ConfigError and keep the one before.
+    def apply(self, state: NodeState, now: float = 0.0) -> None:
+        """Take over a state whole at ``now`` in seconds, or raise ConfigError and keep the one before.
 
-        Associations that stay keep their replay windows.
+        Associations that stay keep their replay windows, and the time since when they are held.
         """
         if state.node != self.name or state.role is not Role.TRANSIT:
             whom = f"{state.role.value} {state.node!r}"
@@ -81,14 +84,28 @@ class TransitDevice:
             if not association.opens(self.name):
                 raise ConfigError(f"association {association.spi:#010x} is not addressed to {self.name!r}.")
         profiles = {profile.name: profile for profile in state.profiles}
-        prepared = self._store.prepare(state.inbound, profiles)
+        prepared = self._store.prepare(state.inbound, profiles, now)
         try:
-            verifier = TransitVerifier(end for _, _, end in prepared.values())
+            verifier = TransitVerifier(usable(prepared)[0])
         except ValueError as error:
             raise ConfigError(f"the state does not suit a transit device: {error}.") from None
         self._store.commit(prepared)
+        self._next_expiry = self._store.next_expiry()
         self._verifier, self._policy = verifier, policy
         self._enforcing = any(entry.group_policy is not None for entry in policy.values())
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Stop to use associations that are past their lifetime at ``now``, the clock of :meth:`apply`."""
+        if now < self._next_expiry:
+            return
+        if self._store.expire(now):
+            self._verifier = TransitVerifier(self._store.ends())
+        self._next_expiry = self._store.next_expiry()
+
+    def next_expiry(self) -> float | None:
+        """Return when :meth:`expire` is needed next, or None."""
+        return None if self._next_expiry == math.inf else self._next_expiry
 
     def process(self, frame: bytes, ingress_port: int, now_ns: int) -> Decision:
         """Look at one Ethernet frame that came in on ``ingress_port`` at ``now_ns``.

@@ -166,6 +166,10 @@ class Profile(StrictModel):
     security option that all transit devices on the path and the egress NVE can open (SEC-GEN-5).
     ``hidden_header`` fields show a constant on the wire (SEC-GEN-4); hiding ``opt_len`` needs ``options_size``,
     the constant size of all options. Limits count packets of one association.
+
+    ``rekey_seconds`` after it made an association the NVA replaces it. ``lifetime_seconds`` after a node first held
+    it, by the node's own clock, the node stops to use it for good, whatever has become of the NVA; where nobody
+    replaces keys, as those of a file, that ends the service. None: no limit in time. Neither is part of the keys.
     """
 
     name: Name
@@ -183,6 +187,8 @@ class Profile(StrictModel):
     replay_window: int = Field(default=1024, ge=64, le=65536, multiple_of=64)
     soft_limit: int = Field(default=2**27, ge=1, le=MAX_PACKETS)
     hard_limit: int = Field(default=2**28, ge=1, le=MAX_PACKETS)
+    rekey_seconds: float | None = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    lifetime_seconds: float | None = Field(default=14400.0, gt=0, allow_inf_nan=False)
 
     @property
     def padded(self) -> bool:
@@ -233,4 +239,13 @@ class Profile(StrictModel):
     def _soft_before_hard(self) -> Profile:
         if self.soft_limit > self.hard_limit:
             raise ValueError("soft_limit is larger than hard_limit, so nobody would ask for new keys in time")
+        if (
+            self.rekey_seconds is not None
+            and self.lifetime_seconds is not None
+            and self.rekey_seconds >= self.lifetime_seconds
+        ):
+            raise ValueError(
+                f"rekey_seconds ({self.rekey_seconds:g}) must be less than lifetime_seconds "
+                f"({self.lifetime_seconds:g}), or keys end before they are replaced"
+            )
         return self

@@ -108,7 +108,9 @@ class _Own(NamedTuple):
 class PacketOpener:
     """An NVE's end of all associations whose audience it is or belongs to."""
 
-    def __init__(self, associations: Iterable[InboundAssociation] = ()) -> None:
+    def __init__(self, associations: Iterable[InboundAssociation] = (), expired: Iterable[int] = ()) -> None:
+        """``expired`` are SPIs past their lifetime: nothing opens under them, and drops say why."""
+        self._expired = frozenset(spi.to_bytes(SPI_SIZE, "big") for spi in expired)
         self._to_nve: dict[bytes, InboundAssociation] = {}
         self._groups: dict[bytes, InboundAssociation] = {}
         self._layouts = LayoutCache()
@@ -175,7 +177,7 @@ class PacketOpener:
         start = own.egress.start + OPTION_HEADER_SIZE
         association = self._to_nve.get(packet[start : start + 4])
         if association is None:
-            return DropReason.UNKNOWN_SPI
+            return self._not_held(packet[start : start + 4])
         if association.source is None and own.signatures:
             return DropReason.MALFORMED
         if association.source is not None and len(own.signatures) != 1:
@@ -186,6 +188,9 @@ class PacketOpener:
             return DropReason.AUTHENTICATION_FAILED
         group = own.groups[0] if association.needs_group and own.groups else None
         return _Entry(association, place, group, own.signatures[0] if own.signatures else None)
+
+    def _not_held(self, spi: bytes) -> DropReason:
+        return DropReason.ASSOCIATION_EXPIRED if spi in self._expired else DropReason.UNKNOWN_SPI
 
     def _complete(
         self, layout: Layout, entry: _Entry, packet: bytes, number: int, sealed: bytes, payload: bytes
@@ -239,7 +244,7 @@ class PacketOpener:
         spi = packet[start : start + 4]
         member = self._groups.get(spi)
         if member is None:
-            return DropReason.UNKNOWN_SPI
+            return self._not_held(spi)
         association = entry.association
         if (member.sender, member.profile) != (association.sender, association.profile):
             return DropReason.POLICY_MISMATCH

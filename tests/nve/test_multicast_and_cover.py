@@ -184,7 +184,7 @@ def test_a_state_that_comes_again_does_not_restart_the_schedule():
 
 def test_without_dummies_there_is_no_deadline():
     one = Dataplane("nve1", bytes(32))
-    one.apply(node_state("nve1"), 0.0)
+    one.apply(node_state("nve1", profile=Profile(name="full", lifetime_seconds=None)), 0.0)
     assert one.next_deadline() is None
     assert one.run_due(10.0) == []
 
