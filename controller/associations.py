@@ -178,7 +178,7 @@ class AssociationTable:
         vnis = set(self._membership.vnis_of(node))
         return sorted((demand for demand in self._multicast if demand.vni in vnis), key=_demand_order)
 
-    def disconnected(self, node: str, now: float) -> set[str]:
+    def disconnected(self, node: str) -> set[str]:
         """Note that a node cannot acknowledge for now: nobody but its own peers waits for it."""
         self._connected.discard(node)
         concerned: set[str] = set()
@@ -233,7 +233,7 @@ class AssociationTable:
         return DemandKey(sender, demand.audience, False, scope, profile.name, rule)
 
     def demand(self, key: DemandKey, now: float) -> set[str]:
-        """Meet a demand: make what is missing. A sender that asks for what it was given has lost it: it gets another."""
+        """Meet a demand: make what is missing. Who asks for what it was given has lost it, and gets another."""
         if key not in self._demands:
             self._add_demand(key)
             return self._settle((key,), now) | {key.sender}
