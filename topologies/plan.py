@@ -187,6 +187,11 @@ class _Builder:
         self.wires.append(wire)
 
 
+def tenant_bridge(vni: int) -> str:
+    """Return the name of the bridge that an NVE makes for a VNI's tenants (nve/tap.py)."""
+    return f"br{vni}"
+
+
 def make_plan(scenario: Scenario) -> Plan:
     """Decide every name, address and size of the network that ``scenario`` describes."""
     builder = _Builder(scenario)

@@ -37,7 +37,8 @@ def plan(request: pytest.FixtureRequest) -> Plan:
 def test_controller_accepts_the_inventory(plan: Plan) -> None:
     parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
     assert set(parsed.nodes) == {*plan.nodes(Kind.NVE), *plan.nodes(Kind.TRANSIT)}
-    assert len(parsed.mappings) == len(plan.nodes(Kind.HOST))
+    static = [tenant for tenant in plan.scenario.tenants.values() if tenant.mappings == "static"]
+    assert len(parsed.mappings) == sum(len(tenant.hosts) for tenant in static)
 
 
 def test_inventory_tells_where_each_node_is_on_the_underlay(plan: Plan) -> None:
@@ -130,8 +131,13 @@ def test_inventory_has_what_the_scenario_says_of_tenants(plan: Plan) -> None:
         tenant = plan.scenario.tenants[vni.tenant]
         assert (vni.tags, vni.options) == (tenant.tags, tenant.options)
         assert (vni.group_policy, vni.enforcers) == (tenant.group_policy, tenant.enforcers)
-        members = tuple(sorted({host.nve for host in tenant.hosts.values()}))
+        assert vni.learned == (tenant.mappings == "learned")
+        serving = plan.scenario.nves if vni.learned else {host.nve for host in tenant.hosts.values()}
+        members = tuple(sorted(serving))
+        assert parsed.members(vni.vni) == members
         assert [group.senders for group in vni.multicast] == [group.senders or members for group in tenant.multicast]
     tags = {(mapping.vni, mapping.mac): mapping.tag for mapping in parsed.mappings}
     for tenant in plan.scenario.tenants.values():
-        assert [tags[tenant.vni, host.mac] for host in tenant.hosts.values()] == [h.tag for h in tenant.hosts.values()]
+        expected = {(tenant.vni, host.mac): host.tag for host in tenant.hosts.values()}
+        found = {place: tag for place, tag in tags.items() if place[0] == tenant.vni}
+        assert found == (expected if tenant.mappings == "static" else {})
