@@ -191,9 +191,7 @@ class NveDaemon:
         """Serve until SIGTERM or SIGINT."""
         stop = StopSignal()
         self._watch(stop, stop.note)
-        self._watch(self._underlay.receiver, self._from_underlay)
-        for vni, bridge in self._bridges.items():
-            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+        self.start()
         log.info(
             "%s listens on %s port %d",
             self.config.name,
@@ -201,15 +199,25 @@ class NveDaemon:
             self.config.underlay.port,
         )
         while not stop.noted:
-            for key, events in self._selector.select(self._timeout()):
-                if self._control is not None and key.data is self._control:
-                    self._control.handle(
-                        bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
-                    )
-                else:
-                    key.data()
-            self._run_timers()
+            self.step()
         log.info("%s stops", self.config.name)
+
+    def start(self) -> None:
+        """Listen to the underlay and to the tenants."""
+        self._watch(self._underlay.receiver, self._from_underlay)
+        for vni, bridge in self._bridges.items():
+            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+
+    def step(self) -> None:
+        """Wait for something to do, or until it is time for something, and do it."""
+        for key, events in self._selector.select(self._timeout()):
+            if self._control is not None and key.data is self._control:
+                self._control.handle(
+                    bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
+                )
+            else:
+                key.data()
+        self._run_timers()
 
     def _run_timers(self) -> None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,12 +14,20 @@ from geneve.option import Option
 from geneve.tags import TAG_CLASS, TAG_TYPE
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 
+_ADDRESSES = 16384
+"""Texts of addresses whose bytes are remembered: a state that changes one mapping names all the others again."""
 _UNSPECIFIED = frozenset({bytes(4), bytes(16)})
 
 
+@functools.lru_cache(maxsize=_ADDRESSES)
 def mac_bytes(text: str) -> bytes:
     """Return the 6 bytes of a MAC address written with colons."""
     return bytes.fromhex(text.replace(":", ""))
+
+
+@functools.lru_cache(maxsize=_ADDRESSES)
+def _packed(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ class VirtualNetwork:
         if not mapping.ips:
             self._free_ip.add(mac)
         for ip in mapping.ips:
-            packed = ipaddress.ip_address(ip).packed
+            packed = _packed(ip)
             if packed in self.neighbours:
                 raise ConfigError(f"VNI {self.vni} maps {ip} twice.")
             self.neighbours[packed] = (mac, mapping.nve)
