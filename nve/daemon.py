@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import secrets
 import selectors
@@ -49,6 +50,7 @@ class NveDaemon:
         self.config = config
         self._started = time.monotonic()
         self._ready = False
+        self._resync_at = math.inf
         signer = key_files.load_signer(config.signing_key)
         key_log = None if config.key_log is None else key_files.KeyLog(Path(config.key_log)).write
         self._presence = Presence()
@@ -170,9 +172,24 @@ class NveDaemon:
         events = self._bridge_watch.read(BATCH)
         if events is None:
             self._dataplane.counters["bridge_events_lost"] += 1
-            self._presence.resync(self._bridge_watch.dump(), time.monotonic())
-        else:
-            self._presence.handle(events, time.monotonic())
+            self._resync_at = time.monotonic()
+            return
+        self._presence.handle(events, time.monotonic())
+        self._follow_ports()
+
+    def _resync(self, now: float) -> None:
+        """Take in all ports and MAC addresses, after events were lost; what fails is tried again a little later."""
+        try:
+            events = self._bridge_watch.dump()
+        except LinkError as error:
+            log.error("which tenants are here is not known exactly: %s", error)
+            self._resync_at = now + IDLE_INTERVAL
+            return
+        self._resync_at = math.inf
+        self._presence.resync(events, now)
+        self._follow_ports()
+
+    def _follow_ports(self) -> None:
         for move in self._presence.take_moves():
             self._port_moved(move)
 
@@ -221,6 +238,8 @@ class NveDaemon:
 
     def _run_timers(self) -> None:
         now = time.monotonic()
+        if now >= self._resync_at:
+            self._resync(now)
         for datagram in self._dataplane.run_due(now):
             self._send(datagram)
         confirmations = self._presence.take_confirmations(now)
@@ -243,7 +262,7 @@ class NveDaemon:
     def _timeout(self) -> float:
         deadlines = [self._control.next_deadline if self._control is not None else None]
         deadlines.append(self._dataplane.next_deadline())
-        deadlines.append(self._presence.next_deadline())
+        deadlines += [self._presence.next_deadline(), self._resync_at]
         waits = [deadline - time.monotonic() for deadline in deadlines if deadline is not None]
         return max(0.0, min([IDLE_INTERVAL, *waits]))
 

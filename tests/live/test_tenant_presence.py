@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from scapy.layers.l2 import ARP, Ether
@@ -124,19 +124,9 @@ class FakeAgent:
         self.registered = True
         self.next_deadline = float("inf")
 
-    def make(
-        self,
-        name: str,
-        nva: Nva,
-        apply: Callable[[NodeState], None],
-        selector: selectors.BaseSelector,
-        signing_key: bytes,
-        *,
-        check: Callable[[NodeState], None],
-        refused: Callable[[Demand], None],
-        confirm: Callable[[int, str], None],
-    ) -> FakeAgent:
-        self.apply, self.confirm = apply, confirm
+    def make(self, *arguments: Any, **callbacks: Any) -> FakeAgent:
+        """Take the place of ``make_agent``."""
+        self.apply, self.confirm = arguments[2], callbacks["confirm"]
         return self
 
     def ask_rekey(self, spi: int) -> None: ...
