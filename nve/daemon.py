@@ -129,8 +129,9 @@ class NveDaemon:
             self._send(datagram)
         for vni in state.vnis:
             self._set_mtu(vni.vni, vni.mtu)
-        self._ready = True
-        log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
+        if not self._ready:
+            self._ready = True
+            log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
 
     def check(self, state: NodeState) -> None:
         """Raise ConfigError when a state could not be applied; change nothing."""

@@ -125,8 +125,8 @@ class VirtualNetwork:
             raise ConfigError(f"VNI {self.vni} maps {mapping.mac} twice.")
         self.location[mac] = mapping.nve
         self.tag_of[mac] = mapping.tag
-        if not mapping.ips:
-            self._free_ip.add(mac)
+        if not mapping.ips and not self.learned:
+            self._free_ip.add(mac)  # a learned one without addresses has none yet, or claimed somebody else's
         for ip in mapping.ips:
             packed = _packed(ip)
             if packed in self.neighbours:
