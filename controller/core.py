@@ -51,6 +51,7 @@ class Core:
             "mappings": self._mappings,
             "associations": lambda: self.nva.associations_view(now),
             "topology": self.underlay.view,
+            "flows": lambda: self.underlay.flows_view(now),
             "events": lambda: self.nva.events_view(now),
         }
         view = views.get(name)

@@ -50,6 +50,19 @@ class Listener(StrictModel):
     port: int = Field(ge=1, le=65535)
 
 
+class Fabric(StrictModel):
+    """What the underlay's switches are told to do.
+
+    ``ecmp``: unicast is spread over all shortest paths, not sent along one. ``anti_spoofing``: edge ports drop frames
+    with the source addresses of nodes elsewhere. ``counters_seconds``: how often switches are asked what their rules
+    and ports counted; 0 means never.
+    """
+
+    ecmp: bool = True
+    anti_spoofing: bool = False
+    counters_seconds: float = Field(default=5, ge=0, le=3600)
+
+
 class InventoryLink(StrictModel):
     """A link between two switches, its cost, and what sits on it from the first switch to the second."""
 
@@ -96,6 +109,7 @@ class Inventory(StrictModel):
     nva: Nva
     openflow: Listener
     rest: Listener
+    fabric: Fabric = Fabric()
     switches: dict[Name, int]
     links: tuple[InventoryLink, ...] = ()
     nodes: dict[Name, InventoryNode] = Field(default_factory=dict)

@@ -145,6 +145,7 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
         "nva": {**_nva(plan, layout, NVA_NAME), **_place(plan, NVA_NAME)},
         "openflow": {"address": MANAGEMENT_NVA, "port": OPENFLOW_PORT},
         "rest": {"address": MANAGEMENT_NVA, "port": REST_PORT},
+        "fabric": {"ecmp": scenario.underlay.ecmp, "anti_spoofing": scenario.underlay.anti_spoofing},
         "switches": plan.datapath_ids,
         "links": [
             {"between": list(link.between), "via": _devices(plan, link.via), "cost": link.cost}

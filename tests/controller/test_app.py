@@ -10,7 +10,7 @@ import pytest
 
 from controller import app, openflow
 from controller.app import Switches, SwitchWriter
-from controller.fabric import FlowRule, GroupEntry, Match
+from controller.flows import FlowRule, GroupEntry, Match
 from controller.underlay import Clear, Update
 
 PATIENCE = 20.0

@@ -11,17 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.discovery import ETHERTYPE_LLDP, Link, PortId, Topology
-from controller.fabric import (
-    FORWARD_TABLE,
-    MAX_HOSTS_PER_PORT,
-    FlowRule,
-    Hosts,
-    Match,
-    Routes,
-    Rules,
-    desired_rules,
-    difference,
-)
+from controller.fabric import MAX_HOSTS_PER_PORT, Hosts, desired_rules
+from controller.flows import FORWARD_TABLE, FlowRule, Match, Rules, difference
+from controller.routes import Routes
 
 HOST_PORT = 100
 BROADCAST = "ff:ff:ff:ff:ff:ff"

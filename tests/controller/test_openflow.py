@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from controller import openflow
-from controller.fabric import FlowRule, GroupEntry, Match
+from controller.flows import FlowRule, GroupEntry, Match
 
 MATCHES = [
     Match(),

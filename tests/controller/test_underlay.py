@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.discovery import PortId, build_probe
-from controller.fabric import FlowRule
+from controller.flows import FlowRule
 from controller.inventory import Inventory
 from controller.underlay import (
     Clear,
