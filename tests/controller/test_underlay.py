@@ -8,6 +8,7 @@ from controller.discovery import PortId, build_probe
 from controller.flows import FlowRule
 from controller.inventory import Inventory
 from controller.underlay import (
+    AskStats,
     Clear,
     Command,
     Emit,
@@ -74,7 +75,10 @@ class Network:
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.1)):
             self.now += 0.1
-            self.handle(Tick())
+            self.tick()
+
+    def tick(self) -> list[Command]:
+        return self.handle(Tick())
 
     def output(self, dpid: int, target: bytes) -> tuple[int, ...]:
         text = target.hex(":")
@@ -210,4 +214,4 @@ def test_nothing_changes_nothing(network: Network) -> None:
     for _ in range(30):
         network.now += 0.1
         commands = network.handle(Tick())
-        assert all(isinstance(command, Emit) for command in commands)
+        assert all(isinstance(command, (Emit, AskStats)) for command in commands)
