@@ -44,12 +44,14 @@ class Hosts:
 
     So a host that sends with another's address cannot move it; it is only noted as seen there too, so that
     its frames need no further look. When a place becomes free, all of this is forgotten: whoever speaks next
-    has it. An address with a fixed switch (a node of the inventory) has its place there or nowhere.
+    has it. An address with a fixed switch (a node of the inventory) has its place there or nowhere. One whose port
+    is fixed too has its place as soon as that is an edge port, without having spoken.
     """
 
-    def __init__(self, fixed: Mapping[str, int] | None = None) -> None:
-        """``fixed`` are addresses and the datapath ids of the only switches that they can be at."""
+    def __init__(self, fixed: Mapping[str, int] | None = None, ports: Mapping[str, int] | None = None) -> None:
+        """``fixed`` are addresses and the datapath ids of the only switches that they can be at; ``ports`` likewise."""
         self._fixed: Mapping[str, int] = fixed or {}
+        self._ports: Mapping[str, int] = ports or {}
         self._places: dict[str, PortId] = {}
         self._seen: dict[PortId, set[str]] = {}
 
@@ -59,12 +61,12 @@ class Hosts:
         if mac in seen or len(seen) >= MAX_HOSTS_PER_PORT:
             return False
         seen.add(mac)
-        if self._fixed.get(mac, place[0]) == place[0]:
+        if (self._fixed.get(mac, place[0]), self._ports.get(mac, place[1])) == place:
             self._places.setdefault(mac, place)
         return True
 
     def keep_only(self, edges: frozenset[PortId]) -> None:
-        """Forget what was seen on ports that are no edge ports (any more)."""
+        """Forget what was seen on ports that are no edge ports (any more); addresses of fixed ports that are, come."""
         freed: set[str] = set()
         for place in [place for place in self._seen if place not in edges]:
             freed |= {mac for mac in self._seen.pop(place) if self._places.get(mac) == place}
@@ -73,6 +75,11 @@ class Hosts:
         if freed:
             for seen in self._seen.values():
                 seen -= freed
+        for mac, port in self._ports.items():
+            place = (self._fixed[mac], port)
+            if place in edges:
+                self._places[mac] = place
+                self._seen.setdefault(place, set()).add(mac)
 
     def locations(self) -> dict[str, PortId]:
         """Return the place of each address."""

@@ -9,9 +9,10 @@ What they see to, on all ports that are no links:
   (Ethernet, ARP, IPv4, IPv6, and the target of a neighbour advertisement), and nothing else passes;
 - no other port may use a node's MAC or underlay address.
 
-What they cannot: a node's place is the port of its switch that spoke first with its MAC, so the second part holds at
-the node's own switch from then on only; on-path attackers sit behind link ports; addresses of strangers are nobody's.
-A fragment other than the first shows no target of neighbour discovery, but receivers refuse that anyway (RFC 6980).
+What they cannot: without ``switch_port`` in the inventory, a node's place is the port of its switch that spoke first
+with its MAC, so at the node's own switch all this holds from then on only. On-path attackers sit behind link ports.
+Addresses of strangers are nobody's. A fragment other than the first shows no target of neighbour discovery, but
+receivers refuse that anyway (RFC 6980).
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ _UNSPECIFIED = "::"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A node of the inventory (or the NVA): its MAC and underlay address, and the datapath id of its switch."""
+    """A node of the inventory (or the NVA): its MAC, underlay address, switch (datapath id) and, if known, port."""
 
     mac: str
     address: str
     dpid: int
+    port: int | None = None
 
     @property
     def eth_types(self) -> tuple[int, ...]:
@@ -63,12 +65,13 @@ def guard_rules(dpid: int, owners: Iterable[Owner], places: Mapping[str, PortId]
     ports: set[int] = set()
     for owner in owners:
         place = places.get(owner.mac)
-        if owner.dpid == dpid and place is None:
+        port = owner.port if place is None else place[1]
+        if owner.dpid == dpid and port is None:
             continue  # its first frame has to get to the controller
         rules += _refused(owner)
-        if place is not None and place[0] == dpid:
-            ports.add(place[1])
-            rules += _admitted(owner, place[1])
+        if owner.dpid == dpid and port is not None:
+            ports.add(port)
+            rules += _admitted(owner, port, edge=place is not None)
     for port in ports:
         advertisement = Match(in_port=port, eth_type=ETHERTYPE_IPV6, advertisement=True)
         rules.append(FlowRule(LEARN_TABLE, _DROP_ADVERTISEMENT, advertisement))
@@ -76,7 +79,8 @@ def guard_rules(dpid: int, owners: Iterable[Owner], places: Mapping[str, PortId]
     return rules
 
 
-def _admitted(owner: Owner, port: int) -> list[FlowRule]:
+def _admitted(owner: Owner, port: int, edge: bool) -> list[FlowRule]:
+    """``edge``: what comes in goes on; else the port is not known to be one, and a frame is what may make it one."""
     matches = [
         (_ADMIT, Match(in_port=port, eth_type=eth_type, eth_src=owner.mac, ip_src=owner.address))
         for eth_type in owner.eth_types
@@ -94,7 +98,8 @@ def _admitted(owner: Owner, port: int) -> list[FlowRule]:
             nd_target=owner.address,
         )
         matches.append((_ADMIT_ADVERTISEMENT, target))
-    return [FlowRule(LEARN_TABLE, priority, match, goto=FORWARD_TABLE) for priority, match in matches]
+    goto = FORWARD_TABLE if edge else None
+    return [FlowRule(LEARN_TABLE, priority, match, controller=not edge, goto=goto) for priority, match in matches]
 
 
 def _refused(owner: Owner) -> list[FlowRule]:

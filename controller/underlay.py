@@ -147,7 +147,7 @@ class Underlay:
         self._costs = inventory.link_costs()
         self._names = {dpid: name for name, dpid in inventory.switches.items()}
         self._discovery = Discovery(self._costs, key)
-        self._hosts = Hosts(inventory.fixed_places())
+        self._hosts = Hosts(inventory.fixed_places(), inventory.fixed_ports())
         self._topology = Topology()
         self._routes = Routes(self._topology, self._costs, inventory.fabric.ecmp)
         self._owners = _owners(inventory) if inventory.fabric.anti_spoofing else ()
@@ -306,7 +306,7 @@ def _owners(inventory: Inventory) -> tuple[Owner, ...]:
     """Return the NVA and the nodes whose MAC address and switch are known; of others no frame can be judged."""
     everybody: list[Nva | InventoryNode] = [inventory.nva, *inventory.nodes.values()]
     return tuple(
-        Owner(owner.mac, owner.address, inventory.switches[owner.switch])
+        Owner(owner.mac, owner.address, inventory.switches[owner.switch], owner.switch_port)
         for owner in everybody
         if owner.mac is not None and owner.switch is not None
     )

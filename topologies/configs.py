@@ -189,7 +189,8 @@ def _tag_rules(tenant: Tenant) -> list[dict[str, Any]] | None:
 
 def _place(plan: Plan, name: str) -> dict[str, Any]:
     mac, switch = plan.attachment(name)
-    return {"address": plan.underlay_addresses[name], "switch": switch, "mac": mac}
+    port = plan.attachment_port(name)
+    return {"address": plan.underlay_addresses[name], "switch": switch, "switch_port": port, "mac": mac}
 
 
 def _devices(plan: Plan, via: tuple[str, ...]) -> list[str]:

@@ -141,6 +141,22 @@ def test_until_a_node_has_spoken_its_own_switch_asks_the_controller_and_others_r
     assert not decide(rules[2], STRANGER_PORT, first).controller
 
 
+def test_a_node_whose_port_is_known_is_guarded_before_it_speaks() -> None:
+    hosts = Hosts({mac(1): 1}, {mac(1): HOST_PORT})
+    owners = [Owner(mac(1), address(1, 4), 1, HOST_PORT)]
+    edges = frozenset({(1, HOST_PORT), (1, STRANGER_PORT)})
+    first = Frame(mac(1), ETHERTYPE_ARP, owners[0].address)
+    for known_edges in (frozenset({(1, STRANGER_PORT)}), edges):
+        topology = Topology(frozenset({1}), (), known_edges)
+        hosts.keep_only(known_edges)
+        rules = desired_rules(topology, Routes(topology, {}), hosts, (), owners)[1]
+        assert not passes(rules, STRANGER_PORT, first)
+        assert not decide(rules, STRANGER_PORT, first).controller, "it cannot take the node's place either"
+        rule = decide(rules, HOST_PORT, first)
+        assert passes(rules, HOST_PORT, first) is (known_edges == edges)
+        assert rule.controller is (known_edges != edges), "what may tell that the port is an edge port"
+
+
 def test_probes_still_reach_the_controller_everywhere() -> None:
     _, _, rules = guarded(Net(Topology(frozenset({1, 2}), (), EDGES), {}, known(1, 2)), 4)
     for port in (HOST_PORT, STRANGER_PORT):

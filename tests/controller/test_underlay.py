@@ -23,7 +23,7 @@ from controller.underlay import (
     UnderlayEvent,
     Update,
 )
-from tests.controller.inventories import build
+from tests.controller.inventories import build, document
 
 WIRES = {(1, 1): (2, 1), (2, 2): (3, 1), (1, 2): (4, 1), (4, 2): (3, 2)}
 HOST_PORT = 3
@@ -156,6 +156,22 @@ def test_an_address_of_the_inventory_cannot_be_taken_while_its_port_is_down(netw
     network.handle(PacketIn(4, HOST_PORT, frame(nve1)))
     network.handle(PacketIn(1, HOST_PORT, frame(nve1)))
     assert network.output(4, nve1) == (1,)
+
+
+def test_the_way_to_a_node_whose_port_is_known_is_there_before_any_frame() -> None:
+    data = document()
+    data["nodes"]["nve3"]["switch_port"] = HOST_PORT
+    network = Network(build(data))
+    network.start()
+    nve3 = bytes.fromhex("026081010300")
+    assert network.output(1, nve3) == (1,)
+    assert network.output(3, nve3) == (HOST_PORT,)
+    network.handle(PortStatus(1, 1, False))
+    assert network.output(1, nve3) == (2,)
+    network.handle(PortStatus(3, HOST_PORT, False))
+    assert network.underlay.view()["hosts"] == []
+    network.handle(PortStatus(3, HOST_PORT, True))
+    assert network.output(3, nve3) == (HOST_PORT,)
 
 
 def test_frames_on_links_teach_nothing(network: Network) -> None:
