@@ -79,6 +79,7 @@ def test_memory_is_bounded_whatever_a_switch_says(monkeypatch: pytest.MonkeyPatc
     table = asked()
     for part in range(20):
         table.flows(1, tuple(flow(1, match=f"{part}-{number}") for number in range(7)), part < 19, 6)
+        assert len(table._switches[1].coming) <= 11, "not while it comes in, either"
     table.flows(1, (flow(1),), False, 7)  # for nothing that was asked
     table.ports(1, tuple(port(number) for number in range(1, 50)))
     table.flows(99, (flow(1),), False, 6)

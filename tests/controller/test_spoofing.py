@@ -163,10 +163,10 @@ def test_probes_still_reach_the_controller_everywhere() -> None:
         assert decide(rules[1], port, Frame("0e:00:00:00:00:01", ETHERTYPE_LLDP)).controller
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_the_inventory_switches_it_on(on: bool) -> None:
-    data = document()
-    data["fabric"] = {"anti_spoofing": on}
+@pytest.mark.parametrize("key", [{"anti_spoofing": True}, {"anti_spoofing": False}, {}])
+def test_the_inventory_switches_it_on(key: dict[str, bool]) -> None:
+    data, on = document(), key.get("anti_spoofing", False)
+    data["fabric"] = key
     network = Network(build(data))
     network.start()
     nve1 = data["nodes"]["nve1"]
