@@ -79,6 +79,7 @@ class Core:
             "policy": nva.book.view,
             "associations": lambda: views.associations(nva, now),
             "topology": self.underlay.view,
+            "flows": lambda: self.underlay.flows_view(now),
             "events": lambda: {"events": [views.event(line) for line in nva.events.after(0, 1000)]},
         }
         view = resources.get(name)

@@ -6,29 +6,28 @@ Joins discovery and fabric with the inventory. Knows nothing of OpenFlow's encod
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.counters import Counters, FlowCount, PortCount
 from controller.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
-from controller.fabric import (
-    FlowRule,
-    GroupEntry,
-    GroupMembers,
-    Hosts,
-    Routes,
-    Rules,
-    desired_rules,
-    difference,
-    groups_of,
-)
-from controller.inventory import Inventory
+from controller.fabric import GroupMembers, Hosts, desired_rules
+from controller.flows import FlowRule, GroupEntry, Rules, difference, groups_of
+from controller.inventory import Inventory, InventoryNode, Nva
+from controller.routes import Routes
+from controller.spoofing import Owner
 from geneve.control.state import MulticastGroup, Role
 from geneve.errors import ParseError
 
 Paths = Mapping[tuple[str, str], tuple[str, ...]]
-"""For each ordered pair of NVEs the transit devices from the first to the second."""
+"""For each ordered pair of NVEs the transit devices from the first to the second.
+
+With several paths of equal cost these are the devices on any of them: the sender cannot know which path the hash of a
+switch gives to a flow, so its packets serve all. Two devices on one path are in the order of travel; both directions
+have the same devices. The price: a packet carries an option, and the sender computes a tag, for each device that it
+does not meet (docs/architecture.md).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,28 @@ class PacketIn:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowStats:
+    """A part of what a switch's rules counted; ``more`` parts follow or not."""
+
+    dpid: int
+    flows: tuple[FlowCount, ...]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PortStats:
+    """What (some of) a switch's ports counted."""
+
+    dpid: int
+    ports: tuple[PortCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-UnderlayEvent = SwitchUp | SwitchDown | PortStatus | PacketIn | Tick
+UnderlayEvent = SwitchUp | SwitchDown | PortStatus | PacketIn | FlowStats | PortStats | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,13 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
+class AskStats:
+    """Ask a switch what its rules and ports counted."""
+
+    dpid: int
+
+
+@dataclass(frozen=True, slots=True)
 class PathsChanged:
     """The paths between NVEs are others now; all of them."""
 
@@ -113,7 +136,7 @@ class Notice:
     text: str
 
 
-Command = Clear | Update | Emit | PathsChanged | Notice
+Command = Clear | Update | Emit | AskStats | PathsChanged | Notice
 
 
 class Underlay:
@@ -124,9 +147,11 @@ class Underlay:
         self._costs = inventory.link_costs()
         self._names = {dpid: name for name, dpid in inventory.switches.items()}
         self._discovery = Discovery(self._costs, key)
-        self._hosts = Hosts(inventory.fixed_places())
+        self._hosts = Hosts(inventory.fixed_places(), inventory.fixed_ports())
         self._topology = Topology()
-        self._routes = Routes(self._topology, self._costs)
+        self._routes = Routes(self._topology, self._costs, inventory.fabric.ecmp)
+        self._owners = _owners(inventory) if inventory.fabric.anti_spoofing else ()
+        self._counters = Counters(inventory.fabric.counters_seconds)
         self._installed: dict[int, Rules] = {}
         self._paths: Paths = {}
         self._groups = tuple(self._members_of(vni.vni, group) for vni in inventory.vnis for group in vni.multicast)
@@ -143,13 +168,21 @@ class Underlay:
             commands += self._switch_up(event, now)
         elif isinstance(event, SwitchDown):
             self._discovery.switch_down(event.dpid)
+            self._counters.switch_down(event.dpid)
             self._installed.pop(event.dpid, None)
         elif isinstance(event, PortStatus):
             self._discovery.port_status(event.dpid, event.port, event.up, now)
         elif isinstance(event, PacketIn):
             learned = self._packet_in(event, now)
+        elif isinstance(event, FlowStats):
+            self._counters.flows(event.dpid, event.flows, event.more, now)
+            return []
+        elif isinstance(event, PortStats):
+            self._counters.ports(event.dpid, event.ports)
+            return []
         else:
             self._discovery.expire(now)
+            commands += [AskStats(dpid) for dpid in self._counters.due(now)]
         topology = self._discovery.topology(now)
         if learned or topology != self._topology or isinstance(event, SwitchUp):
             commands += self._change(topology)
@@ -160,6 +193,7 @@ class Underlay:
         if event.dpid not in self._names:
             return [Notice(f"switch {event.dpid:#x} is not in the inventory and is left alone")]
         self._discovery.switch_up(event.dpid, event.ports, now)
+        self._counters.switch_up(event.dpid, now)
         self._installed[event.dpid] = frozenset()
         # Whatever was noted on its ports belongs to the rules that are deleted now.
         self._hosts.keep_only(frozenset(edge for edge in self._topology.edges if edge[0] != event.dpid))
@@ -184,8 +218,9 @@ class Underlay:
         self._topology = topology
         self._hosts.keep_only(topology.edges)
         if links_changed:
-            self._routes = Routes(topology, self._costs)
-        for dpid, rules in desired_rules(topology, self._routes, self._hosts, self._groups).items():
+            self._routes = Routes(topology, self._costs, self._inventory.fabric.ecmp)
+        rules_of = desired_rules(topology, self._routes, self._hosts, self._groups, self._owners)
+        for dpid, rules in rules_of.items():
             installed = self._installed.get(dpid, frozenset())
             added, deleted = difference(installed, rules)
             before, after = groups_of(installed), groups_of(rules)
@@ -225,8 +260,8 @@ class Underlay:
         }
 
     def _transit(self, start: int, target: int) -> tuple[str, ...]:
-        path = self._routes.path(start, target) or ()
-        devices = [device for a, b in itertools.pairwise(path) for device in self._inventory.via(a, b)]
+        hops = self._routes.hops(start, target)
+        devices = [device for a, b in hops for device in self._inventory.via(a, b)]
         nodes = self._inventory.nodes
         return tuple(name for name in devices if name in nodes and nodes[name].role is Role.TRANSIT)
 
@@ -264,5 +299,19 @@ class Underlay:
             "complete": self.complete,
         }
 
+    def flows_view(self, now: float) -> dict[str, Any]:
+        """Return what rules and ports counted, for the REST view."""
+        return self._counters.view(self._names, now)
+
     def _host(self, mac: str, place: PortId) -> dict[str, Any]:
         return {"mac": mac, "switch": self._names[place[0]], "port": place[1]}
+
+
+def _owners(inventory: Inventory) -> tuple[Owner, ...]:
+    """Return the NVA and the nodes whose MAC address and switch are known; of others no frame can be judged."""
+    everybody: list[Nva | InventoryNode] = [inventory.nva, *inventory.nodes.values()]
+    return tuple(
+        Owner(owner.mac, owner.address, inventory.switches[owner.switch], owner.switch_port)
+        for owner in everybody
+        if owner.mac is not None and owner.switch is not None
+    )
