@@ -225,6 +225,9 @@ class Nva:
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
         demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
+        self.life = int(saved.get(records.META, {}).get("life", {}).get("number", 0)) + 1
+        """Counts the lives of this NVA's store."""
+        self.journal.keep(records.META, "life", {"number": self.life})
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
 
