@@ -511,8 +511,8 @@ class Nva:
             rejected = self.book.refused(node.name, push.candidate, answer.message)
             if rejected is not None:
                 self._policy_rejected(rejected, now)
-                self._urgent.add(node.name)
-                return
+            self._urgent.add(node.name)  # without the candidate it may well be acceptable
+            return
         # Tried again after a pause, in case the reason goes away, and at once with the next change.
         node.not_before = now + REFUSED_PAUSE
         self._lazy.add(node.name)
