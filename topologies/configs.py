@@ -57,6 +57,16 @@ class Layout:
         return self.private / "inventory.json"
 
     @property
+    def nva_database(self) -> Path:
+        """What the NVA remembers."""
+        return self.private / "nva.sqlite"
+
+    @property
+    def nva_key(self) -> Path:
+        """The key that seals the secrets in what the NVA remembers."""
+        return self.private / "nva-store.key"
+
+    @property
     def telemetry(self) -> Path:
         """The collector's output, JSON lines."""
         return self.run_dir / "telemetry.jsonl"
@@ -92,9 +102,9 @@ def _nva(plan: Plan, layout: Layout, node: str) -> dict[str, Any]:
 def nve_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
     """Return the configuration of one NVE."""
     vnis = []
-    for tenant in plan.scenario.tenants.values():
+    for tenant_name, tenant in plan.scenario.tenants.items():
         ports = [plan.interface(name, host) for host, entry in tenant.hosts.items() if entry.nve == name]
-        if ports:
+        if plan.scenario.serves(name, tenant_name):
             vnis.append({"vni": tenant.vni, "ports": ports})
     document = {
         "name": name,
@@ -136,15 +146,25 @@ def transit_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
 def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
     """Return the controller's inventory."""
     scenario = plan.scenario
-    nodes: dict[str, Any] = {name: {"role": "nve", **_place(plan, name)} for name in scenario.nves}
+    nodes: dict[str, Any] = {
+        name: {
+            "role": "nve",
+            **_place(plan, name),
+            "vnis": [tenant.vni for key, tenant in scenario.tenants.items() if scenario.serves(name, key)],
+        }
+        for name in scenario.nves
+    }
     nodes |= {name: {"role": "transit", **_place(plan, name)} for name in scenario.transit_devices}
     used = {tenant.profile for tenant in scenario.tenants.values()} - {NO_PROTECTION}
     used |= {rule.profile for rule in scenario.policy if rule.profile is not None}
     profiles = [scenario.profile(name) for name in sorted(used)]
     return {
         "nva": {**_nva(plan, layout, NVA_NAME), **_place(plan, NVA_NAME)},
+        "store": {"database": str(layout.nva_database), "key": str(layout.nva_key)},
+        "keys": {"on_demand": scenario.keys == "on-demand"},
         "openflow": {"address": MANAGEMENT_NVA, "port": OPENFLOW_PORT},
         "rest": {"address": MANAGEMENT_NVA, "port": REST_PORT},
+        "fabric": {"ecmp": scenario.underlay.ecmp, "anti_spoofing": scenario.underlay.anti_spoofing},
         "switches": plan.datapath_ids,
         "links": [
             {"between": list(link.between), "via": _devices(plan, link.via), "cost": link.cost}
@@ -161,7 +181,8 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
                 "telemetry": tenant.telemetry,
                 "tags": tenant.tags,
                 "options": [option.model_dump(mode="json") for option in tenant.options],
-                "multicast": [_group(tenant, group) for group in tenant.multicast],
+                "multicast": [_group(plan, name, group) for group in tenant.multicast],
+                "learned": tenant.mappings == "learned",
                 "group_policy": _tag_rules(tenant),
                 "enforcers": list(tenant.enforcers),
                 "mtu": plan.tenant_mtu[tenant.vni],
@@ -171,14 +192,15 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
         "mappings": [
             Mapping(vni=tenant.vni, mac=host.mac, ips=host.ips, nve=host.nve, tag=host.tag).model_dump(mode="json")
             for tenant in scenario.tenants.values()
+            if tenant.mappings == "static"
             for host in tenant.hosts.values()
         ],
         "policy": [rule.model_dump(mode="json") for rule in scenario.policy],
     }
 
 
-def _group(tenant: Tenant, group: UnderlayGroup) -> dict[str, Any]:
-    everyone = sorted({host.nve for host in tenant.hosts.values()})
+def _group(plan: Plan, tenant_name: str, group: UnderlayGroup) -> dict[str, Any]:
+    everyone = sorted(nve for nve in plan.scenario.nves if plan.scenario.serves(nve, tenant_name))
     return {**group.model_dump(mode="json"), "senders": list(group.senders) or everyone}
 
 
@@ -188,7 +210,8 @@ def _tag_rules(tenant: Tenant) -> list[dict[str, Any]] | None:
 
 def _place(plan: Plan, name: str) -> dict[str, Any]:
     mac, switch = plan.attachment(name)
-    return {"address": plan.underlay_addresses[name], "switch": switch, "mac": mac}
+    port = plan.attachment_port(name)
+    return {"address": plan.underlay_addresses[name], "switch": switch, "switch_port": port, "mac": mac}
 
 
 def _devices(plan: Plan, via: tuple[str, ...]) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -58,8 +59,9 @@ from topologies.plan import (
     Kind,
     Plan,
     make_plan,
+    tenant_bridge,
 )
-from topologies.scenario import NVA_NAME, Scenario
+from topologies.scenario import NVA_NAME, Scenario, Tenant
 from topologies.shaping import apply_shaping
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +109,7 @@ class Testbed:
         self._handles: dict[str, NodeHandle] = {}
         self._daemons: dict[str, Daemon] = {}
         self._environment_before: dict[str, str | None] = {}
+        self._moved: dict[str, str] = {}
 
     # Life ------------------------------------------------------------------------------------------
 
@@ -263,14 +266,12 @@ class Testbed:
         _root(["ip", "link", "set", ours, "up"])
         nva.ip([f"address add {MANAGEMENT_NVA}/{MANAGEMENT_PREFIX} dev {theirs}", f"link set {theirs} up"])
 
+    def _bridge_spec(self, switch: str) -> BridgeSpec:
+        ports = {end.interface: int(end.interface.rpartition("-eth")[2]) for end in self.plan.ends(switch)}
+        return BridgeSpec(switch, self.plan.datapath_ids[switch], ports)
+
     def _make_switches(self) -> None:
-        bridges = []
-        for name, number in self.plan.datapath_ids.items():
-            ports = {
-                end.interface: int(end.interface.rpartition("-eth")[2]) for end in self.plan.ends(name)
-            }
-            bridges.append(BridgeSpec(name, number, ports))
-        self._ovs.add_bridges(bridges)
+        self._ovs.add_bridges(self._bridge_spec(name) for name in self.plan.datapath_ids)
         wait_for("the switches' ports", self._ovs.ports_up, self._ovs.daemons)
         # After Open vSwitch has taken the ports: it clears queueing disciplines when it does.
         try:
@@ -312,7 +313,17 @@ class Testbed:
         )
         for name in (*self.plan.nodes(Kind.TRANSIT), *self.plan.nodes(Kind.NVE)):
             wait_for(f"{name} to be ready", lambda: self._ready(name), daemons, _START_SECONDS)  # noqa: B023
+        learned = [tenant for tenant in self.scenario.tenants.values() if tenant.mappings == "learned"]
+        self._each(self.announce, [host for tenant in learned for host in tenant.hosts])
+        for tenant in learned:
+            wait_for(f"tenants of VNI {tenant.vni} to be known", lambda: self._known(tenant), daemons)  # noqa: B023
         self._wait_converged()
+
+    def _known(self, tenant: Tenant) -> bool:
+        """Whether the NVA knows where all hosts of a tenant are."""
+        mappings = self._view("mappings").get("mappings", [])
+        known = {mapping["mac"] for mapping in mappings if mapping["vni"] == tenant.vni}
+        return {host.mac for host in tenant.hosts.values()} <= known
 
     def _wait_converged(self) -> None:
         """Wait until each node has all its peers' keys, not only a first state."""
@@ -354,6 +365,12 @@ class Testbed:
         """Return the process id of an NVE, a transit device, ``controller`` or ``collector``."""
         return self._daemons[name].pid
 
+    def kill_daemon(self, name: str) -> None:
+        """End one program at once (kill -9), as a crash would."""
+        process = self._daemons[name].process
+        process.kill()
+        process.wait()
+
     def restart_daemon(self, name: str) -> None:
         """End one program, if it still runs, start it again and wait until it is ready."""
         stop_all([self._daemons[name]])
@@ -375,10 +392,49 @@ class Testbed:
             document: dict[str, Any] = json.load(answer)
         return document
 
+    def nve_of(self, host: str) -> str:
+        """Return the NVE behind which a tenant's host is now."""
+        tenant = self.scenario.tenants[self.plan.tenant_of(host)]
+        return self._moved.get(host, tenant.hosts[host].nve)
+
+    def move_host(self, host: str, nve: str) -> None:
+        """Move a tenant's host, its addresses and connections included, behind another NVE (live migration).
+
+        Its port leaves the one NVE's machine and appears in the bridge of the VNI on the other's; then the host
+        announces itself, as a hypervisor does for a machine that has arrived. ConfigError unless both NVEs serve it.
+        """
+        tenant_name, here = self.plan.tenant_of(host), self.nve_of(host)
+        if not self.scenario.serves(nve, tenant_name):
+            raise ConfigError(f"'{nve}' does not serve tenant '{tenant_name}'; set its 'mappings: learned'.")
+        if nve == here:
+            return
+        vni = self.scenario.tenants[tenant_name].vni
+        port = self.plan.interface(self.scenario.tenants[tenant_name].hosts[host].nve, host)
+        self._handles[here].ip([f"link set {port} netns {self._handles[nve].pid}"])
+        self._handles[nve].ip([f"link set {port} master {tenant_bridge(vni)}", f"link set {port} up"])
+        self._moved[host] = nve
+        self.announce(host)
+
+    def announce(self, host: str) -> None:
+        """Have a host tell its network which addresses it has."""
+        end = self.plan.ends(host)[0]
+        addresses = [address.partition("/")[0] for address in end.addresses]
+        argv = [sys.executable, "-m", "topologies.announce", end.interface, end.mac, *addresses]
+        self._handles[host].run(argv, timeout=20)
+
     def set_link(self, first: str, second: str, up: bool) -> None:
         """Take a link down or up, at both ends, so that both switches see it."""
         for node, interface in self.plan.link_ends(first, second):
             self._handles[node].ip([f"link set {interface} {'up' if up else 'down'}"])
+
+    def fail_switch(self, name: str) -> None:
+        """Take a switch away. Its neighbours' ports stay up, as with a switch that is stuck: only silence tells."""
+        self._ovs.remove_bridges([name])
+
+    def restore_switch(self, name: str) -> None:
+        """Bring a failed switch back; it has no rules until the controller has given it some."""
+        self._ovs.add_bridges([self._bridge_spec(name)])
+        self._ovs.set_controller([name], f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
 
     @staticmethod
     def _each(action: Callable[[str], None], names: Iterable[str]) -> None:

@@ -66,10 +66,16 @@ class Link(StrictModel):
 
 
 class Underlay(StrictModel):
-    """The network under the overlay: one flat layer 2 network of OpenFlow switches."""
+    """The network under the overlay: one flat layer 2 network of OpenFlow switches.
+
+    ``ecmp``: unicast is spread over all shortest paths; else each pair of switches uses one. ``anti_spoofing``: edge
+    ports drop frames with the underlay source addresses of nodes elsewhere; off where an attack needs them.
+    """
 
     family: Literal["ipv4", "ipv6"] = "ipv4"
     mtu: int = Field(default=1500, ge=1280, le=9000)
+    ecmp: bool = True
+    anti_spoofing: bool = True
     switches: tuple[NodeName, ...] = Field(min_length=1)
     links: tuple[Link, ...] = ()
 
@@ -138,10 +144,12 @@ class Tenant(StrictModel):
 
     With ``tags``, packets carry the security groups of the two hosts. ``group_policy`` says which pairs may talk,
     and ``enforcers`` which transit devices see to it; none means all. Without ``multicast`` groups, frames to
-    groups of stations are replicated by the ingress NVE.
+    groups of stations are replicated by the ingress NVE. ``mappings``: the NVA is told where the hosts are
+    (``static``), or learns it from the NVEs, all of which then serve the VNI, so that hosts can move (``learned``).
     """
 
     vni: Vni
+    mappings: Literal["static", "learned"] = "static"
     profile: Name = FULL_PROTECTION
     telemetry: bool = False
     tags: bool = False
@@ -172,7 +180,8 @@ class Tenant(StrictModel):
 class Scenario(StrictModel):
     """A whole scenario. Use :func:`load_scenario`, which also checks what the parts say of each other.
 
-    ``policy`` are rules that come before each tenant's own profile. ``key_log`` has the NVEs write all keys to
+    ``policy`` are rules that come before each tenant's own profile. ``keys``: made when an NVE has something to send
+    (``on-demand``), or at the start for all that policy permits (``all``). ``key_log`` has the NVEs write all keys to
     files of the run, for demonstrations with a dissector; never use it with traffic that matters.
     """
 
@@ -185,6 +194,7 @@ class Scenario(StrictModel):
     attackers: dict[NodeName, Attacker] = {}
     profiles: tuple[Profile, ...] = ()
     policy: tuple[Rule, ...] = ()
+    keys: Literal["on-demand", "all"] = "on-demand"
     key_log: bool = False
     tenants: dict[Name, Tenant] = Field(min_length=1)
 
@@ -210,6 +220,11 @@ class Scenario(StrictModel):
             if rule.vni in (None, entry.vni) and rule.action is not Action.DISCARD:
                 names.append(rule.profile or NO_PROTECTION)
         return [self.profile(name) for name in dict.fromkeys(names)]
+
+    def serves(self, nve: str, tenant: str) -> bool:
+        """Whether an NVE serves a tenant: it has hosts there, or could have."""
+        entry = self.tenants[tenant]
+        return entry.mappings == "learned" or any(host.nve == nve for host in entry.hosts.values())
 
     def options_size(self, tenant: str) -> int:
         """Return the most bytes of options in a packet of ``tenant``; ValueError when they do not fit.

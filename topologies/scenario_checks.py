@@ -183,12 +183,13 @@ def _check_tenants(scenario: Scenario) -> str | None:
         if tenant.profile not in scenario.profile_names:
             known = ", ".join(scenario.profile_names)
             return f"{key}.profile': no profile is named '{tenant.profile}'; define it or use {known}."
-        fault = _check_hosts(scenario, name, tenant)
+        fault = _check_learned(name, tenant) or _check_hosts(scenario, name, tenant)
         if fault is not None:
             return fault
     used = {host.nve for tenant in scenario.tenants.values() for host in tenant.hosts.values()}
+    anywhere = any(tenant.mappings == "learned" for tenant in scenario.tenants.values())
     for name in scenario.nves:
-        if name not in used:
+        if name not in used and not anywhere:
             return f"key 'nves.{name}': no tenant's host is behind this NVE; add one or remove the NVE."
     return None
 
@@ -266,6 +267,15 @@ def _check_group_policy(scenario: Scenario) -> str | None:
         for device in tenant.enforcers:
             if device not in scenario.transit_devices:
                 return f"{key}.enforcers': there is no transit device '{device}'; correct the name."
+    return None
+
+
+def _check_learned(tenant_name: str, tenant: Tenant) -> str | None:
+    if tenant.mappings == "learned" and tenant.tags:
+        return (
+            f"key 'tenants.{tenant_name}.mappings': security groups are properties of static mappings; "
+            "set 'mappings: static' or remove 'tags'."
+        )
     return None
 
 
