@@ -136,8 +136,13 @@ class Connection:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
-        while (message := decoder.next_message()) is not None:
-            self._shell.node(Received(self.number, message))
+        messages = []
+        try:
+            while (message := decoder.next_message()) is not None:
+                messages.append(Received(self.number, message))
+        finally:
+            if messages:  # those before one that is not sound count
+                self._shell.node(*messages)
         if self._tls.closed:
             self.cut("closed by the node")
 
@@ -155,11 +160,17 @@ class Connection:
     def write(self) -> None:
         """Send what is queued until the end comes (the writer's thread), then close."""
         try:
-            while (item := self._queue.get()) is not _END:
+            ended = False
+            while not ended:
+                items = [self._queue.get()]
+                with contextlib.suppress(queue.Empty):
+                    while items[-1] is not _END:
+                        items.append(self._queue.get_nowait())
+                ended = items[-1] is _END
                 with self._tls_lock:
-                    assert isinstance(item, bytes)
-                    if item:
-                        self._tls.send(item)
+                    for item in items:
+                        if isinstance(item, bytes) and item:
+                            self._tls.send(item)
                     outgoing = self._tls.take_outgoing()
                 if outgoing:
                     self._socket.sendall(outgoing)
