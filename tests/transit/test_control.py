@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from controller.pki import TestbedCa, write_credentials
 from geneve.control import jsonrpc
+from geneve.control.document import IN, NODE_SCOPE, POLICY, TRANSIT, PolicyEntry, to_wire
 from geneve.control.state import NodeState
 from geneve.control.tls import TlsFiles, server_context
 from geneve.errors import ConfigError
@@ -56,15 +58,19 @@ class FakeNva:
         while (message := self._decoder.next_message()) is not None:
             self.messages.append(message)
             if isinstance(message, jsonrpc.Request):
-                self.send(jsonrpc.Response(message.id))
+                self.send(jsonrpc.Response(message.id, {"epoch": "e1"}))
 
     def send(self, message: jsonrpc.Message) -> None:
         assert self._tls is not None
         self._tls.sendall(jsonrpc.encode(message))
 
-    def push(self, state: NodeState, version: int) -> None:
-        params = {"epoch": "e1", "version": version, "state": state.to_wire()}
-        self.send(jsonrpc.Request(version, "state", params))
+    def push(self, state: NodeState, sequence: int) -> None:
+        """Push what makes up a device's state, as a snapshot."""
+        entries: dict[str, BaseModel] = {POLICY: PolicyEntry(version=1, profiles=state.profiles)}
+        entries |= {f"{IN}/{item.spi}": item for item in state.inbound}
+        entries |= {f"{TRANSIT}/{vni.vni}": vni for vni in state.transit_vnis}
+        scopes = {NODE_SCOPE: {"set": {key: to_wire(entry) for key, entry in entries.items()}}}
+        self.send(jsonrpc.Request(sequence, "push", {"epoch": "e1", "sequence": sequence, "scopes": scopes}))
 
     def hang_up(self) -> None:
         if self._tls is not None:
@@ -130,7 +136,7 @@ def test_registers_applies_and_acknowledges(bench: Bench) -> None:
     bench.nva.push(device_state(), 1)
     bench.until(lambda: len(bench.nva.messages) == 2)
     assert bench.applied == [device_state()]
-    assert bench.nva.messages[1] == jsonrpc.Response(1, {"version": 1})
+    assert bench.nva.messages[1] == jsonrpc.Response(1, {"sequence": 1})
 
 
 def test_state_that_cannot_be_applied_is_refused_with_the_reason(bench: Bench) -> None:
