@@ -78,8 +78,38 @@ class ErrorResponse:
 Message = Request | Notification | Response | ErrorResponse
 
 
+class Shared(dict[str, Any]):
+    """A JSON object that is part of many messages and encoded once. It must not change any more."""
+
+    __slots__ = ("_text",)
+
+    def text(self) -> str:
+        """Return the object as JSON."""
+        try:
+            return self._text
+        except AttributeError:
+            self._text: str = _dumps(self)
+            return self._text
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _encode(value: object, depth: int) -> str:
+    """Return a value as JSON; objects that are shared are looked for in ``depth`` levels of it."""
+    if isinstance(value, Shared):
+        return value.text()
+    if depth == 0 or not isinstance(value, dict):
+        return _dumps(value)
+    return "{" + ",".join(f"{_dumps(key)}:{_encode(part, depth - 1)}" for key, part in value.items()) + "}"
+
+
 def encode(message: Message, limit: int = MAX_FRAME_SIZE) -> bytes:
-    """Return the frame of ``message``; ValueError when its text is longer than ``limit`` bytes."""
+    """Return the frame of ``message``; ValueError when its text is longer than ``limit`` bytes.
+
+    A :class:`Shared` object can be a parameter or a part of one.
+    """
     document: dict[str, Any] = {"jsonrpc": "2.0"}
     if isinstance(message, (Request, Notification)):
         document["method"] = message.method
@@ -90,7 +120,7 @@ def encode(message: Message, limit: int = MAX_FRAME_SIZE) -> bytes:
         document["error"] = {"code": message.code, "message": message.message[:_MAX_ERROR_TEXT]}
     if not isinstance(message, Notification):
         document["id"] = message.id
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
+    text = (_encode(document, 3) if document.get("params") else _dumps(document)).encode("ascii")
     if len(text) > limit:
         raise ValueError(f"a message of {len(text)} bytes does not fit in a frame of {limit}")
     return _LENGTH.pack(len(text)) + text
