@@ -40,8 +40,8 @@ CROWDED_TIMEOUT = 0.5
 """Seconds for which a new connection waits in the kernel's queue while nodes are on their handshakes."""
 CROWDED_STEP = 0.005
 """Seconds between two looks whether there is room."""
-MAX_WAITING = 64
-"""Messages waiting for one node at most."""
+MAX_WAITING = 4096
+"""Messages waiting for one node at most: what one read can bring is answered before the first answer is sent."""
 
 _BACKLOG = 2048
 _RECEIVE_SIZE = 65536
