@@ -1,4 +1,4 @@
-"""The NVA's TLS listener and the REST listener (thin shell): sockets, and a reader and writer for each.
+"""The NVA's TLS listener for nodes (thin shell): sockets, and a reader and writer for each.
 
 A connection's writer alone sends on its socket, from a bounded queue: a slow node fills its own queue and
 is cut off, and nobody waits for it.
@@ -11,18 +11,14 @@ import itertools
 import logging
 import queue
 import socket
-import socketserver
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from controller.admission import Admission, Waiting
-from controller.inventory import Listener
-from controller.northbound import Northbound
-from controller.nva import Close, Closed, Effect, Opened, Received, Send
+from controller.admission import Admission, MessageRate, Waiting
+from controller.nva import Close, Closed, Effect, Input, Opened, Received, Send
 from controller.shell import Shell
 from geneve.control import jsonrpc
 from geneve.control.tls import TlsEndpoint
@@ -40,8 +36,8 @@ CROWDED_TIMEOUT = 0.5
 """Seconds for which a new connection waits in the kernel's queue while nodes are on their handshakes."""
 CROWDED_STEP = 0.005
 """Seconds between two looks whether there is room."""
-MAX_WAITING = 64
-"""Messages waiting for one node at most."""
+MAX_WAITING = 4096
+"""Messages waiting for one node at most: what one read can bring is answered before the first answer is sent."""
 
 _BACKLOG = 2048
 _RECEIVE_SIZE = 65536
@@ -75,6 +71,7 @@ class Connection:
         self._tls, self._socket, self._shell = endpoint, connected, shell
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
+        self._rate = MessageRate()
         self._reason = "closed by the node"
         self.named = self.evicted = False
 
@@ -136,9 +133,11 @@ class Connection:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
-        messages = []
+        messages: list[Input] = []
         try:
             while (message := decoder.next_message()) is not None:
+                if not self._rate.allows(time.monotonic()):
+                    raise ParseError("sends more messages than any node needs")
                 messages.append(Received(self.number, message))
         finally:
             if messages:  # those before one that is not sound count
@@ -263,37 +262,3 @@ class NodeServer:
 
 def _waiting(unnamed: Mapping[int, Connection]) -> list[Waiting]:
     return [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
-
-
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 5.0
-
-    def log_message(self, format: str, *args: object) -> None:
-        log.debug("REST: " + format, *args)
-
-
-class _RestServer(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def server_bind(self) -> None:
-        # Without the base class's look-up of a host name, which has no answer inside a namespace.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-
-class _RestServer6(_RestServer):
-    address_family = socket.AF_INET6
-
-
-def rest_server(where: Listener, application: Northbound) -> WSGIServer:
-    """Return the listening REST server; ConfigError says why there cannot be one."""
-    server_class = _RestServer6 if ":" in where.address else _RestServer
-    try:
-        server = server_class((where.address, where.port), _QuietHandler)
-    except OSError as error:
-        place = f"{where.address} port {where.port}"
-        raise ConfigError(f"rest: cannot listen on {place} ({error.strerror}).") from None
-    server.set_app(application)
-    return server
