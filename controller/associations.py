@@ -169,9 +169,15 @@ class AssociationTable:
                 self._signers[node] = signing_key
         if node not in self._registered or fresh:
             self._registered.add(node)
-            concerned |= self._settle(self._demands_at.get(node, ()), now)
+            concerned |= self._settle(self._demands_of(node), now)
             concerned |= self._settle(self._group_demands(node), now)
         return concerned | {node}
+
+    def _demands_of(self, node: str) -> list[DemandKey]:
+        """Return the demands that a node has to do with: its own, those for it, those whose paths lead past it."""
+        noted = self._demands_at.get(node, set())
+        noted &= self._demands.keys()  # a demand may have ended while the node was not among its lines' ends
+        return sorted(noted, key=_demand_order)
 
     def _group_demands(self, node: str) -> list[DemandKey]:
         """Return the demands for groups of which ``node`` could be a member."""
@@ -201,7 +207,7 @@ class AssociationTable:
         """End what ``node`` sends and opens; its own demands are gone, others' come back once it is registered."""
         self._registered.discard(node)
         concerned: set[str] = {node}
-        for demand in sorted(self._demands_at.get(node, ()), key=_demand_order):
+        for demand in self._demands_of(node):
             if demand.sender == node:
                 concerned |= self._forget_demand(demand)
             else:
@@ -347,10 +353,11 @@ class AssociationTable:
             self._demands[demand] = wanted
             for key in before.keys() - wanted.keys():
                 concerned |= self._unwant(demand, key)
+            for device in self._paths.get((demand.sender, demand.audience), ()):
+                # Registered or not: when it comes, it is to have its lines.
+                self._demands_at.setdefault(device, set()).add(demand)
             for key, wish in wanted.items():
                 self._wanted_by.setdefault(key, set()).add(demand)
-                if key.role is AssociationRole.TRANSIT:
-                    self._demands_at.setdefault(key.audience, set()).add(demand)
                 for member in wish.members:
                     self._demands_at.setdefault(member, set()).add(demand)
                 concerned |= self._ensure(key, wish, now)
