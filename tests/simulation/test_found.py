@@ -54,3 +54,11 @@ def test_a_device_comes_back_after_the_demands_past_it_have_ended(world: World) 
     world.kill_node("t1", 0.1)
     world.run(1.0)
     healing.converge(world)
+
+
+def test_a_demand_does_not_wait_for_a_device_that_is_no_longer_on_its_path(world: World) -> None:
+    world.partitioned.add("t2")
+    assert not arrives(world, T1, T3), "the device has not acknowledged"
+    world.set_paths(dict.fromkeys(scene.RING, ()))
+    world.run(0.1)
+    assert arrives(world, T1, T3)
