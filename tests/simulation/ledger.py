@@ -47,8 +47,8 @@ class Ledger:
         """The moment since which a node may hold keys: its process's start, or the end of a revocation."""
         self.until: dict[str, int] = {}
         """The moment at which a node was revoked."""
-        self.unheard: dict[str, int] = {}
-        """The last moment at which a node lost its connection."""
+        self.registered: dict[str, int] = {}
+        """The last moment at which the NVA answered a registration."""
         self.frames: dict[int, tuple[scene.Tenant, scene.Tenant | None]] = {}
         self.deliveries: dict[int, set[str]] = {}
         self.seals = 0
@@ -75,6 +75,8 @@ class Ledger:
 
     def pushed(self, node: str, message: jsonrpc.Message) -> None:
         """Note what the NVA sends to a node: only what it may have, and only what is stored."""
+        if isinstance(message, jsonrpc.Response) and "epoch" in message.result:
+            self.registered[node] = next(self._moments)
         if not isinstance(message, jsonrpc.Request) or message.method != "push":
             return
         entries = message.params["scopes"].get("node", {}).get("set", {})
@@ -120,9 +122,6 @@ class Ledger:
         else:
             self.until.setdefault(node, next(self._moments))
 
-    def disconnected(self, node: str) -> None:
-        self.unheard[node] = next(self._moments)
-
     def check_node(self, node: SimNode) -> None:
         """Check that a node holds what belongs to it and no more, in its document and in force."""
         outbound, inbound = node.in_document()
@@ -158,8 +157,10 @@ class Ledger:
         if node is None or made < self.since[name] or association.spi in node.ever_held:
             return
         egress = association.role in (AssociationRole.EGRESS, AssociationRole.GROUP) and name == association.audience
-        there = made > self.unheard.get(name, 0) and node.link.registered
-        demand(not (egress or there), f"{association.sender} uses {association.spi:#x}, which {name} does not hold")
+        nva = self.world.nva
+        there = nva is not None and nva.nodes[name].connection is not None and made > self.registered.get(name, 0)
+        what = f"{association.spi:#x} ({association.role.value})"
+        demand(not (egress or there), f"{association.sender} uses {what}, which {name} does not hold")
 
     def datagram(self, sender: SimNve, datagram: Datagram) -> None:
         """Look at what goes onto the underlay."""

@@ -101,7 +101,7 @@ def policies(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     swapped = copy.deepcopy(base)
     swapped["vnis"][str(PAIRED)]["profile"] = "devices"
     refused = copy.deepcopy(base)
-    refused["profiles"].append({"name": POISON})
+    refused["profiles"].append({"name": POISON, **_TIMES})
     refused["vnis"][str(PLAIN)] = {"action": "secure", "profile": POISON}
     return {"base": base, "stronger": stronger, "secured": secured, "swapped": swapped, "refused": refused}
 

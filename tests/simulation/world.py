@@ -284,7 +284,6 @@ class World:
         """The NVA's end is gone; the node hears of it after what was sent before."""
         connection.nva_open = False
         self.connections.pop(connection.number, None)
-        self.ledger.disconnected(connection.node)
         link = connection.link
         if link is not None and connection.node not in self.partitioned:
             self.connections[connection.number] = connection
