@@ -76,12 +76,12 @@ def _broadcast(world: World, sender: scene.Tenant, revoked: set[str]) -> None:
     demand(False, f"{sender.number} in {sender.vni} cannot reach all: {receivers - world.got(serial)} missing")
 
 
-def check_no_leftovers(world: World, nva: Nva) -> None:
-    """Check that no exchange is stuck."""
+def check_no_leftovers(world: World, nva: Nva, oldest: float = 45.0) -> None:
+    """Check that no exchange is stuck; ``oldest`` is the age in seconds that a key has at most."""
     for line in nva.associations.all():
         demand(line.current is not None, f"{line.key} has no current association")
         demand(line.given, f"the sender of {line.key} is not given what there is")
         ages = [world.now - held.created for _, held in line.all()]
-        demand(len(ages) <= 3 and max(ages) < 45, f"{line.key} has associations {ages} seconds old")
+        demand(len(ages) <= 3 and max(ages) < oldest, f"{line.key} has associations {ages} seconds old")
     demand(nva.book.candidate is None, "a candidate policy is neither in force nor given up")
     demand(not nva._questions, "a question is still open")
