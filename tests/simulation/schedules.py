@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,8 @@ from tests.simulation.control import LATENCY, Envelope
 from tests.simulation.ledger import check_restart, demand, watched
 from tests.simulation.world import BEFORE_STORE, World
 
-DENSE, SPARSE = 0.0015, 0.05
+THOROUGH = bool(os.environ.get("SIMULATION_THOROUGH"))
+DENSE, SPARSE = 0.0015, 0.1
 """Seconds between two frames of a flow, while messages follow each other closely, and later."""
 BURST, WINDOW = 0.05, 3.6
 """Seconds of dense traffic, and seconds that an exchange without faults may take, its grace period included."""
@@ -39,10 +41,12 @@ class Exchange:
 
 @dataclass
 class Outcome:
-    """What a run gave: the exchange's messages and steps of the NVA, frames sent, and those that were lost."""
+    """What a run gave: the exchange's messages and busy steps of the NVA, frames sent, and those that were lost."""
 
-    messages: list[Envelope]
-    steps: tuple[int, int]
+    messages: dict[int, Envelope] = field(default_factory=dict)
+    places: list[int] = field(default_factory=list)
+    """Of all messages but pings and their answers."""
+    steps: list[int] = field(default_factory=list)
     sent: int = 0
     lost: list[tuple[float, Flow]] = field(default_factory=list)
 
@@ -80,11 +84,17 @@ class Runner:
             if crash is not None:
                 world.crash_at = lambda number: crash[1] if number == step + crash[0] else None
             world.fate = self._fate(first, fate, kill)
-            outcome = Outcome([], (step, step))
+            outcome = Outcome()
             self.exchange.start(world)
             disturbed = fate is not None or crash is not None or kill is not None
             self._traffic(outcome, WINDOW + (LATE if disturbed else 0))
-            outcome.messages, outcome.steps = world.messages[first:], (step, world.nva_steps)
+            outcome.messages = {item.number - first: item for item in world.messages[first:]}
+            pinged = [place for place, item in outcome.messages.items() if item.kind == "ping"]
+            outcome.places = [
+                place for place, item in outcome.messages.items()
+                if item.kind != "ping" and not (item.kind == "answer()" and pinged and place > pinged[0])
+            ]
+            outcome.steps = [number - step for number in world.busy_steps if number > step]
             world.heal()
             return outcome
 
@@ -189,14 +199,14 @@ FAULTS: dict[str, Callable[[], list[float] | None]] = {
 }
 MOST = 36
 """Messages of an exchange at most that are disturbed in turn; what follows repeats what was."""
+VICTIMS = ("nve1", "nve2", "t1", "nve3", "t2")
 POINTS = (BEFORE_STORE, 0, 1, 99)
 """Points at which the NVA is killed in each of its steps."""
 
 
-def message_faults(exchange: Exchange, fault: str) -> Iterator[tuple[int, Runner, Outcome]]:
-    """Run an exchange once for each of its messages, with this fault happening to it."""
-    plain = Runner(exchange).run()
-    for place in range(min(len(plain.messages), MOST)):
-        runner = Runner(exchange)
-        outcome = runner.run(lambda number, _, place=place: FAULTS[fault]() if number == place else [LATENCY])
-        yield place, runner, outcome
+def choose(exchange: Exchange, places: Iterable[int], faults: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Yield where something goes wrong, and what: in a rekey and with SIMULATION_THOROUGH all, else one at each place.
+    """
+    chosen, ways = list(places)[:MOST], list(faults)
+    for number, place in enumerate(chosen):
+        yield from ((place, way) for way in (ways if THOROUGH or exchange is REKEY else [ways[number % len(ways)]]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import scene
-from tests.simulation.schedules import EXCHANGES, FAULTS, MOST, POINTS, Exchange, Runner, message_faults
+from tests.simulation.control import LATENCY
+from tests.simulation.schedules import EXCHANGES, FAULTS, POINTS, VICTIMS, Exchange, Runner, choose
 
 NAMED = pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.name)
 
@@ -18,32 +19,30 @@ def test_without_faults_no_frame_is_lost(exchange: Exchange) -> None:
     runner.check_recovery()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
 @NAMED
-def test_each_message_in_turn(exchange: Exchange, fault: str) -> None:
-    for place, runner, outcome in message_faults(exchange, fault):
+def test_each_message_in_turn(exchange: Exchange) -> None:
+    plain = Runner(exchange).run()
+    for place, fault in choose(exchange, plain.places, FAULTS):
+        runner = Runner(exchange)
+        outcome = runner.run(lambda number, _, at=place, what=fault: FAULTS[what]() if number == at else [LATENCY])
         message = outcome.messages[place]
         where = f"{fault}: message {place}, {message.kind} {'from' if message.to_nva else 'to'} {message.node}"
         assert not exchange.lossless or not outcome.lost, where
         runner.check_recovery()
 
 
-@pytest.mark.parametrize("point", POINTS)
 @NAMED
-def test_the_nva_is_killed_at_each_step(exchange: Exchange, point: int) -> None:
-    first, last = Runner(exchange).run().steps
-    for step in range(1, min(last - first, MOST) + 1):
+def test_the_nva_is_killed_at_each_step(exchange: Exchange) -> None:
+    for step, point in choose(exchange, Runner(exchange).run().steps, POINTS):
         runner = Runner(exchange)
         outcome = runner.run(crash=(step, point))
-        assert not exchange.lossless or not outcome.lost, f"step {step}"
+        assert not exchange.lossless or not outcome.lost, f"step {step}, point {point}: {outcome.lost[:9]}"
         runner.check_recovery()
 
 
-@pytest.mark.parametrize("victim", ["nve1", "nve2", "nve3", "t1", "t2"])
 @NAMED
-def test_a_node_is_killed_at_each_message(exchange: Exchange, victim: str) -> None:
-    messages = Runner(exchange).run().messages
-    for place in range(min(len(messages), MOST)):
+def test_a_node_is_killed_at_each_message(exchange: Exchange) -> None:
+    for place, victim in choose(exchange, Runner(exchange).run().places, VICTIMS):
         runner = Runner(exchange)
         runner.run(kill=(place, victim))
         runner.check_recovery()

@@ -91,6 +91,8 @@ class World:
         self.connections: dict[int, Connection] = {}
         self.nva: Nva | None = None
         self.nva_steps = 0
+        self.busy_steps: list[int] = []
+        """Steps of the NVA in which there was something to store or to send."""
         self.messages: list[Envelope] = []
         """Every control message of the run, once each, in the order of sending."""
         self.audit: list[records.AuditLine] = []
@@ -199,10 +201,13 @@ class World:
         assert self.nva is not None
         self.nva_steps += 1
         crash = self.crash_at(self.nva_steps)
+        changes = self.nva.take_changes()
+        if changes or effects:
+            self.busy_steps.append(self.nva_steps)
         if crash == BEFORE_STORE:
             self.kill_nva()
             return False
-        self.store.commit(self.ledger.committed(self.nva.take_changes()))
+        self.store.commit(self.ledger.committed(changes))
         for done, effect in enumerate(effects):
             if crash == done:
                 self.kill_nva()
