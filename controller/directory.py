@@ -151,10 +151,13 @@ class Directory:
                 outcomes += self._evaluate(address, newest=nve)
         return outcomes
 
-    def connected(self, nve: str, *, fresh: bool) -> None:
-        """Note that an NVE has registered; with ``fresh`` as a new process, whose reports count from the start."""
+    def connected(self, nve: str) -> None:
+        """Note that an NVE has registered; its next report counts, whatever its number.
+
+        It may be a new process that counts from the start, or repeat a claim that was given away while it was gone.
+        """
         self._connected.add(nve)
-        if fresh and nve in self._reports:
+        if nve in self._reports:
             self._reports[nve].number = 0
 
     def disconnected(self, nve: str) -> list[Outcome]:

@@ -362,8 +362,11 @@ class Nva:
             node.instance, node.signing_key = given.instance, given.signing_key
             self._keep_node(node)
         self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
-        self.directory.connected(name, fresh=fresh)
+        self.directory.connected(name)
         self.book.joined(name)
+        checked = node.has_checked()
+        if checked is not None:  # on the connection before: it will not be asked again
+            self.book.checked(name, checked)
         if applied is not None:
             self._applied(name, applied, now)
         if fresh and self._eager:
