@@ -43,6 +43,8 @@ from nve.waiting import Waiting, WaitingFrames
 
 ERRORS_PER_SECOND, ERRORS_BURST = 100.0, 50.0
 """How many "too big" messages the tenants of this NVE get at most."""
+EXHAUSTED_RETRY = 1.0
+"""Seconds between two requests for another association in place of one at its hard limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class Dataplane:
         self._next_expiry = math.inf
         self._rekey_asked: dict[int, int] = {}
         self._rekey_wanted: list[int] = []
+        self._exhausted_asked: dict[int, float] = {}
         self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation, key_log)
         self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation, key_log)
         self._applied = _Applied()
@@ -162,6 +165,7 @@ class Dataplane:
         self._outbound.commit(prepared.outbound)
         self._inbound.commit(prepared.inbound)
         self._rekey_asked = {spi: n for spi, n in self._rekey_asked.items() if spi in prepared.outbound}
+        self._exhausted_asked = {spi: t for spi, t in self._exhausted_asked.items() if spi in prepared.outbound}
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
         self._presence.set_learned((vni for vni, network in self.networks.items() if network.learned), now)
         self._targets_changed(now)
@@ -270,7 +274,7 @@ class Dataplane:
             reason = self._from_waiting(waiting, work, now)
             if reason is not None:
                 self.drops[reason] += 1
-        return self._finish(work).datagrams
+        return self._finish(work, now).datagrams
 
     def _from_waiting(self, waiting: Waiting, work: _Work, now: float) -> DropReason | None:
         network = self._applied.networks.get(waiting.vni)
@@ -312,11 +316,11 @@ class Dataplane:
             reason = DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, work, now)
             if reason is not None:
                 self.drops[reason] += 1
-        return self._finish(work)
+        return self._finish(work, now)
 
-    def _finish(self, work: _Work) -> Outbound:
+    def _finish(self, work: _Work, now: float) -> Outbound:
         for key, batch in work.batches.items():
-            self._seal_batch(key, batch, work.result)
+            self._seal_batch(key, batch, work.result, now)
         self.counters["datagrams_sent"] += len(work.result.datagrams)
         return work.result
 
@@ -414,6 +418,7 @@ class Dataplane:
                 try:
                     (packet,) = target.sealer.seal([Item(frame, options, inner)])
                 except SequenceExhaustedError:
+                    self._note_exhausted(target, now)
                     reason = DropReason.SEQUENCE_EXHAUSTED
                     continue
                 self._note_limits(target)
@@ -450,11 +455,12 @@ class Dataplane:
         batch.marks.append((traffic_class, label))
         return None
 
-    def _seal_batch(self, key: Key, batch: _Batch, result: Outbound) -> None:
+    def _seal_batch(self, key: Key, batch: _Batch, result: Outbound, now: float) -> None:
         target = self._applied.targets[key]
         try:
             packets = target.sealer.seal(batch.items)
         except SequenceExhaustedError:
+            self._note_exhausted(target, now)
             self.drops[DropReason.SEQUENCE_EXHAUSTED] += len(batch.items)
             return
         self._note_limits(target)
@@ -477,6 +483,14 @@ class Dataplane:
                 self._rekey_asked[association.spi] = association.last_sequence + pause
                 self._rekey_wanted.append(association.spi)
 
+    def _note_exhausted(self, target: Target, now: float) -> None:
+        """Ask for others in place of associations that can seal nothing more: no packet of theirs asks again."""
+        for association in target.associations:
+            exhausted = association.last_sequence >= association.hard_limit
+            if exhausted and now >= self._exhausted_asked.get(association.spi, -math.inf):
+                self._exhausted_asked[association.spi] = now + EXHAUSTED_RETRY
+                self._rekey_wanted.append(association.spi)
+
     def _flow_label(self, vni: int, inner: InnerFrame) -> int:
         # With the VNI: two tenants that use the same addresses must not show by the same label.
         digest = hashlib.blake2s(vni.to_bytes(4, "big") + inner.flow, digest_size=4, key=self._flow_secret).digest()
@@ -496,6 +510,7 @@ class Dataplane:
             try:
                 packet = target.sealer.seal_dummy(size, options)
             except SequenceExhaustedError:
+                self._note_exhausted(target, now)
                 self.drops[DropReason.SEQUENCE_EXHAUSTED] += 1
                 continue
             self._note_limits(target)
