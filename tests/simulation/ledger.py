@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class BrokenInvariant(AssertionError):
+class BrokenInvariantError(AssertionError):
     """Something happened that must not."""
 
 
 def demand(holds: bool, text: str) -> None:
     if not holds:
-        raise BrokenInvariant(text)
+        raise BrokenInvariantError(text)
 
 
 class Ledger:

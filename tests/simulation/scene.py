@@ -30,7 +30,7 @@ RING = {
     ("nve3", "nve1"): ("t2", "t1"), ("nve2", "nve3"): ("t2",), ("nve3", "nve2"): ("t2",),
 }  # fmt: skip
 DETOUR = {pair: ("t2",) if "nve3" in pair else () for pair in RING}
-PATHS = (RING, DETOUR, {pair: () for pair in RING}, {pair: ("t1", "t2") for pair in RING})
+PATHS = (RING, DETOUR, dict.fromkeys(RING, ()), dict.fromkeys(RING, ("t1", "t2")))
 
 _BLIND = {"header": ["vni", "protocol_type"], "authenticate_inner": "none", "encrypt_inner": "none"}
 _TIMES = {"rekey_seconds": 20.0, "lifetime_seconds": 60.0, "soft_limit": 30, "hard_limit": 400}

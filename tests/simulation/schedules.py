@@ -181,7 +181,9 @@ JOIN = Exchange(
 REVOCATION = Exchange(
     "revocation", lambda world: world.operate(Revoke("nve3")), ((_M[0], _M[1]), (_S[0], None)), lossless=False
 )
-MOVE = Exchange("move of a tenant", lambda world: world.move(_M[2], "nve2"), ((_M[0], _M[2]), _QUIET[0]), lossless=False)
+MOVE = Exchange(
+    "move of a tenant", lambda world: world.move(_M[2], "nve2"), ((_M[0], _M[2]), _QUIET[0]), lossless=False
+)
 POLICY = Exchange(
     "change of policy",
     lambda world: world.operate(SetPolicy(scene.policies(data())["secured"])),
@@ -191,7 +193,7 @@ POLICY = Exchange(
 EXCHANGES = (REKEY, SOFT_LIMIT, FIRST_DEMAND, JOIN, REVOCATION, MOVE, POLICY)
 
 FAULTS: dict[str, Callable[[], list[float] | None]] = {
-    "lost": lambda: [],
+    "lost": list,
     "repeated": lambda: [LATENCY, LATENCY],
     "repeated late": lambda: [LATENCY, LATE],
     "late": lambda: [LATE],

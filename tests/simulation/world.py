@@ -18,7 +18,7 @@ from typing import Any
 
 from controller import records
 from controller.inventory import Inventory
-from controller.nva import Close, Closed, Effect, Input, Nva, Opened, PathsAre, Send, Tick
+from controller.nva import Close, Closed, Effect, Input, Nva, Opened, PathsAre, Tick
 from controller.nva import Received as NvaReceived
 from controller.operate import operate
 from controller.operations import Operation, OperationError, Restore, Revoke
@@ -73,7 +73,9 @@ class _Event:
 class World:
     """All there is. ``fate`` decides about each control message; ``crash_at`` when the NVA is killed."""
 
-    def __init__(self, inventory: Inventory | None = None, seed: int = 1, store: Any = None, start: bool = True) -> None:
+    def __init__(
+        self, inventory: Inventory | None = None, seed: int = 1, store: Any = None, start: bool = True
+    ) -> None:
         self.random = random.Random(seed)
         self.inventory = scene.build() if inventory is None else inventory
         self.now = 1000.0
