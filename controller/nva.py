@@ -386,6 +386,9 @@ class Nva:
         self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
         self.directory.connected(name, fresh=fresh)
         self.book.joined(name)
+        checked = node.has_checked()
+        if checked is not None:  # on the connection before: it will not be asked again
+            self.book.checked(name, checked)
         if applied is not None:
             self._applied(name, applied, now)
         if fresh and self._eager:
