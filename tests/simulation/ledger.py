@@ -75,7 +75,7 @@ class Ledger:
         """Note what is being stored."""
         for change in changes:
             if isinstance(change, Keep) and change.kind == records.ASSOCIATION:
-                fields = {key: value for key, value in change.content.items() if key != "stage"}
+                fields = {key: value for key, value in change.content.items() if key not in ("stage", "created")}
                 self._meet(validate(fields, "stored", Association))
         return changes
 

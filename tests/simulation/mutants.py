@@ -127,7 +127,7 @@ def a_newcomer_gets_the_groups_old_key(patch: Patch) -> None:
         line.wish = wish
         changed = line.current.association.model_copy(update={"members": wish.members})
         line.current.association = changed
-        self._recorder.association("current", changed)
+        self._recorder.association("current", changed, now)
         self._know(line, set(wish.members))
         return {key.sender, *wish.members}
 
@@ -176,14 +176,14 @@ def a_policy_needs_no_check(patch: Patch) -> None:
 
 
 def associations_are_not_stored(patch: Patch) -> None:
-    patch.setattr(nva.JournalRecorder, "association", lambda self, stage, association: None)
+    patch.setattr(nva.JournalRecorder, "association", lambda *_: None)
 
 
 def stages_are_not_stored(patch: Patch) -> None:
     keep = nva.JournalRecorder.association
 
-    def first_only(self: nva.JournalRecorder, stage: str, association: Any) -> None:
-        keep(self, "offered", association)
+    def first_only(self: nva.JournalRecorder, stage: str, association: Any, created: float) -> None:
+        keep(self, "offered", association, created)
 
     patch.setattr(nva.JournalRecorder, "association", first_only)
 
