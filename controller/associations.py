@@ -579,7 +579,7 @@ class AssociationTable:
         self, demands: Iterable[DemandKey], held: Iterable[tuple[str, Association, float]],
         registered: Mapping[str, str | None], paths: Paths, now: float,
     ) -> None:  # fmt: skip
-        """Take over demands, associations with their stages and when they were made, nodes with their signing keys, and paths.
+        """Take over demands, associations (stage and time made), nodes with their signing keys, and paths.
 
         Nobody is connected yet, and nothing that a sender may hold ends.
         """
