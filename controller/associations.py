@@ -116,8 +116,8 @@ class Line:
 class Recorder(Protocol):
     """Is told what must survive the NVA."""
 
-    def association(self, stage: str, association: Association) -> None:
-        """Note an association and its stage."""
+    def association(self, stage: str, association: Association, created: float) -> None:
+        """Note an association, its stage, and when it was made."""
 
     def association_gone(self, spi: int) -> None:
         """Note that an association has ended."""
@@ -394,7 +394,7 @@ class AssociationTable:
         held.waiting = audience & self._connected | _indispensable(association)
         self._by_spi[association.spi] = line.key
         self._know(line, audience | {line.key.sender})
-        self._recorder.association("offered", association)
+        self._recorder.association("offered", association, now)
         if not held.waiting:
             concerned |= self._promote(line)
         return concerned | audience
@@ -406,8 +406,8 @@ class AssociationTable:
         line.offered, line.current, line.taken = None, held, False
         if before is not None:
             line.retiring.append(before)
-            self._recorder.association("retiring", before.association)
-        self._recorder.association("current", held.association)
+            self._recorder.association("retiring", before.association, before.created)
+        self._recorder.association("current", held.association, held.created)
         self._plan_rekey(line)
         concerned = {line.key.sender}
         for demand in self._wanted_by.get(line.key, ()):
@@ -579,23 +579,23 @@ class AssociationTable:
     # From one life to the next --------------------------------------------------------------------------
 
     def restore(
-        self, demands: Iterable[DemandKey], held: Iterable[tuple[str, Association]],
+        self, demands: Iterable[DemandKey], held: Iterable[tuple[str, Association, float]],
         registered: Mapping[str, str | None], paths: Paths, now: float,
     ) -> None:  # fmt: skip
-        """Take over demands, associations with their stages, nodes with their signing keys, and paths.
+        """Take over demands, associations (stage and time made), nodes with their signing keys, and paths.
 
         Nobody is connected yet, and nothing that a sender may hold ends.
         """
         self._paths = dict(paths)
         self._registered = set(registered)
         self._signers = {node: key for node, key in registered.items() if key is not None}
-        for stage, association in held:
+        for stage, association, created in held:
             key = Key(
                 association.sender, association.audience, association.role,
                 association.vni, association.profile, association.rule,
             )  # fmt: skip
             line = self._lines.setdefault(key, Line(key, Wish(association.members, association.signer)))
-            item = Held(association, now)
+            item = Held(association, min(created, now))
             self._by_spi[association.spi] = key
             self._know(line, _audience(association) | {association.sender})
             if stage == "offered":

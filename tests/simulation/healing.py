@@ -85,3 +85,8 @@ def check_no_leftovers(world: World, nva: Nva, oldest: float = 45.0) -> None:
         demand(len(ages) <= 3 and max(ages) < oldest, f"{line.key} has associations {ages} seconds old")
     demand(nva.book.candidate is None, "a candidate policy is neither in force nor given up")
     demand(not nva._questions, "a question is still open")
+    for tenant, place in world.places.items():
+        if tenant.vni == scene.MOBILE and not nva.nodes[place].revoked:
+            mapping = nva.directory.get(tenant.vni, tenant.mac)
+            where = None if mapping is None else mapping.nve
+            demand(where == place, f"tenant {tenant.number} is behind {place}, and mapped to {where}")

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
+ISOLATION = 0.5
+"""Seconds after which nobody in step may use a key that a revoked node knows."""
+
+
 class BrokenInvariantError(AssertionError):
     """Something happened that must not."""
 
@@ -47,6 +51,8 @@ class Ledger:
         """The moment since which a node may hold keys: its process's start, or the end of a revocation."""
         self.until: dict[str, int] = {}
         """The moment at which a node was revoked."""
+        self.revoked_at: dict[str, float] = {}
+        """The time of that."""
         self.registered: dict[str, int] = {}
         """The last moment at which the NVA answered a registration."""
         self.frames: dict[int, tuple[scene.Tenant, scene.Tenant | None]] = {}
@@ -69,12 +75,15 @@ class Ledger:
         """Note what is being stored."""
         for change in changes:
             if isinstance(change, Keep) and change.kind == records.ASSOCIATION:
-                fields = {key: value for key, value in change.content.items() if key != "stage"}
+                fields = {key: value for key, value in change.content.items() if key not in ("stage", "created")}
                 self._meet(validate(fields, "stored", Association))
         return changes
 
-    def pushed(self, node: str, message: jsonrpc.Message) -> None:
-        """Note what the NVA sends to a node: only what it may have, and only what is stored."""
+    def pushed(self, node: str, message: jsonrpc.Message, alive: bool) -> None:
+        """Note what the NVA sends to a node: only what it may have, and only what is stored.
+
+        ``alive``: the process that opened the connection still has it.
+        """
         if isinstance(message, jsonrpc.Response) and "epoch" in message.result:
             self.registered[node] = next(self._moments)
         if not isinstance(message, jsonrpc.Request) or message.method != "push":
@@ -89,6 +98,8 @@ class Ledger:
                 known = association.spi in stored or self._repeated(message)
                 demand(known, f"{association.spi:#x} is pushed to {node} before it is stored")
                 self._belongs(node, association, kind == "out")
+                if alive:
+                    self._in_time(node, association.spi)
 
     def _repeated(self, message: jsonrpc.Request) -> bool:
         """Whether a push is one that was sent before: what it holds may have ended meanwhile."""
@@ -102,7 +113,6 @@ class Ledger:
             demand(association.sender == node, f"{node} is given {spi:#x} to send, which is {association.sender}'s")
         else:
             demand(association.opens(node) and association.sender != node, f"{node} is given {spi:#x} to open")
-        self._in_time(node, spi)
 
     def _in_time(self, node: str, spi: int) -> None:
         made = self.made[spi]
@@ -117,10 +127,12 @@ class Ledger:
     def membership(self, node: str, member: bool) -> None:
         """Note that a node is revoked, or restored."""
         if member:
+            self.revoked_at.pop(node, None)
             if self.until.pop(node, None) is not None:
                 self.since[node] = next(self._moments)
         else:
             self.until.setdefault(node, next(self._moments))
+            self.revoked_at.setdefault(node, self.world.now)
 
     def check_node(self, node: SimNode) -> None:
         """Check that a node holds what belongs to it and no more, in its document and in force."""
@@ -149,6 +161,7 @@ class Ledger:
         self.nonces.add(use)
         for name in sorted(_openers(association)):
             self._has_acknowledged(name, association)
+            self._is_no_leaver(name, association)
 
     def _has_acknowledged(self, name: str, association: Association) -> None:
         """A sender uses only what its audience holds: its NVE always, others if they were there all the time."""
@@ -161,6 +174,15 @@ class Ledger:
         there = nva is not None and nva.nodes[name].connection is not None and made > self.registered.get(name, 0)
         what = f"{association.spi:#x} ({association.role.value})"
         demand(not (egress or there), f"{association.sender} uses {what}, which {name} does not hold")
+
+    def _is_no_leaver(self, name: str, association: Association) -> None:
+        """A sender that is in step uses no key that a node knows which was revoked."""
+        nva = self.world.nva
+        left = self.revoked_at.get(name)
+        if nva is None or left is None or self.world.now < left + ISOLATION or not nva.nodes[name].revoked:
+            return
+        in_step = nva.in_step(nva.nodes[association.sender])
+        demand(not in_step, f"{association.sender} uses {association.spi:#x}, which {name} knows, and that is revoked")
 
     def datagram(self, sender: SimNve, datagram: Datagram) -> None:
         """Look at what goes onto the underlay."""

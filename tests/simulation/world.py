@@ -226,7 +226,7 @@ class World:
         if isinstance(effect, Close):
             self.nva_closes(connection)
         else:
-            self.ledger.pushed(connection.node, effect.message)
+            self.ledger.pushed(connection.node, effect.message, connection.link is not None)
             self._post(connection, False, effect.message)
 
     # Control connections --------------------------------------------------------------------------------
