@@ -256,11 +256,11 @@ def test_revoking_and_restoring_twice_is_once_and_restored_it_starts_anew() -> N
 
 # Whatever happens -----------------------------------------------------------------------------------------
 
+ACTIONS = (
+    "fresh", "back", "lost", "talk", "rekey", "quiet", "speak", "read", "wait", "crash", "revoke", "restore", "paths",
+)  # fmt: skip
 STEPS = st.tuples(
-    st.sampled_from(
-        ["fresh", "back", "lost", "talk", "rekey", "quiet", "speak", "read", "wait", "crash", "revoke", "restore"]
-        + ["paths"]
-    ),
+    st.sampled_from(ACTIONS),
     st.integers(0, 4),
     st.integers(0, 3),
 )
