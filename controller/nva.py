@@ -382,6 +382,8 @@ class Nva:
         self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
         self.directory.connected(name, fresh=fresh)
         self.book.joined(name)
+        if self.book.candidate is not None:
+            node.positions = None  # it may have checked the candidate before; now it is asked again
         if applied is not None:
             self._applied(name, applied, now)
         if fresh and self._eager:
