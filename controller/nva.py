@@ -230,7 +230,6 @@ class Nva:
             else:
                 self.journal.drop(records.ASSOCIATION, spi)
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
-        demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
