@@ -20,6 +20,7 @@ from controller.underlay import (
     PacketIn,
     PortStats,
     PortStatus,
+    Sweep,
     SwitchDown,
     SwitchUp,
     Update,
@@ -89,11 +90,13 @@ class SwitchWriter:
             return [openflow.packet_out(datapath, command.port, command.frame)]
         if isinstance(command, Update):
             messages = [openflow.group_add(datapath, entry) for entry in command.new_groups]
-            messages += [openflow.flow_add(datapath, rule) for rule in command.add]
+            messages += [openflow.flow_add(datapath, rule, command.cookie) for rule in command.add]
             messages += [openflow.flow_delete(datapath, rule) for rule in command.delete]
             return messages + [openflow.group_delete(datapath, entry) for entry in command.old_groups]
         if isinstance(command, AskStats):
             return openflow.stats_requests(datapath)
+        if isinstance(command, Sweep):
+            return openflow.flow_sweep(datapath, command.cookie)
         if isinstance(command, Clear):
             return [openflow.flow_clear(datapath), openflow.group_clear(datapath)]
         return []
@@ -135,7 +138,7 @@ class Switches:
 
     def dispatch(self, command: Command) -> None:
         """Give a command to the switch it is for."""
-        if isinstance(command, (Clear, Update, Emit, AskStats)):
+        if isinstance(command, (Clear, Update, Sweep, Emit, AskStats)):
             writer = self._writers.get(command.dpid)
             if writer is not None:
                 writer.put(command)

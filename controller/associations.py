@@ -358,6 +358,8 @@ class AssociationTable:
                 self._wanted_by.setdefault(key, set()).add(demand)
                 self._note(demand, wish.members)
                 concerned |= self._ensure(key, wish, now)
+            if before.keys() - wanted.keys() and self._give(demand):
+                concerned.add(demand.sender)  # it has not to wait for those that are no longer needed
         return concerned
 
     # The exchange ---------------------------------------------------------------------------------------
@@ -408,12 +410,16 @@ class AssociationTable:
             self._give(demand)
         return concerned
 
-    def _give(self, demand: DemandKey) -> None:
-        """Let the sender use a line to an NVE once the transit devices on the way can use theirs."""
+    def _give(self, demand: DemandKey) -> bool:
+        """Let the sender use a line to an NVE once the transit devices on the way can use theirs; whether that is new.
+        """
         lines = [self._lines[key] for key in self._demands[demand] if key in self._lines]
-        if all(line.current is not None for line in lines):
-            for line in lines:
-                line.given = True
+        held_back = [line for line in lines if not line.given]
+        if not held_back or any(line.current is None for line in lines):
+            return False
+        for line in held_back:
+            line.given = True
+        return True
 
     def renew(self, line: Line, now: float) -> set[str]:
         """Replace a line's association, make before break; nothing while the last exchange is not complete."""

@@ -12,6 +12,10 @@ PROTOCOL_ICMPV6 = 58
 NEIGHBOUR_ADVERTISEMENT = 136
 """The ICMPv6 type (RFC 4861 §4.4)."""
 
+COOKIES = (4, 5, 6, 7)
+"""What rules of this controller are marked with; each of its lives takes the next one."""
+COOKIE_MASK = 7
+
 _SELECT_ID = 0x40000000
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from controller.counters import FlowCount, PortCount
 from controller.flows import (
+    COOKIE_MASK,
+    COOKIES,
     ETHERTYPE_ARP,
     ETHERTYPE_IPV6,
     NEIGHBOUR_ADVERTISEMENT,
@@ -45,8 +47,8 @@ def is_physical(ofproto: Any, number: int) -> bool:
     return 0 < number <= int(ofproto.OFPP_MAX)
 
 
-def flow_add(datapath: Any, rule: FlowRule) -> Any:
-    """Return the message that adds ``rule``, or replaces the one with the same key."""
+def flow_add(datapath: Any, rule: FlowRule, cookie: int = 0) -> Any:
+    """Return the message that adds ``rule``, or replaces the one with the same key, under ``cookie``."""
     ofproto, parser = datapath.ofproto, datapath.ofproto_parser
     actions = [parser.OFPActionOutput(port) for port in rule.outputs]
     if rule.group is not None:
@@ -61,6 +63,7 @@ def flow_add(datapath: Any, rule: FlowRule) -> Any:
     return parser.OFPFlowMod(
         datapath=datapath,
         command=ofproto.OFPFC_ADD,
+        cookie=cookie,
         table_id=rule.table,
         priority=rule.priority,
         match=_match(parser, rule.match),
@@ -80,6 +83,25 @@ def flow_delete(datapath: Any, rule: FlowRule) -> Any:
         out_port=ofproto.OFPP_ANY,
         out_group=ofproto.OFPG_ANY,
     )
+
+
+def flow_sweep(datapath: Any, cookie: int) -> list[Any]:
+    """Return the messages that delete the rules under every cookie of ours but ``cookie``."""
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    return [
+        parser.OFPFlowMod(
+            datapath=datapath,
+            command=ofproto.OFPFC_DELETE,
+            cookie=other,
+            cookie_mask=COOKIE_MASK,
+            table_id=ofproto.OFPTT_ALL,
+            out_port=ofproto.OFPP_ANY,
+            out_group=ofproto.OFPG_ANY,
+            match=parser.OFPMatch(),
+        )
+        for other in COOKIES
+        if other != cookie
+    ]
 
 
 def flow_clear(datapath: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The NVA's TLS listener and the REST listener (thin shell): sockets, and a reader and writer for each.
+"""The NVA's TLS listener for nodes (thin shell): sockets, and a reader and writer for each.
 
 A connection's writer alone sends on its socket, from a bounded queue: a slow node fills its own queue and
 is cut off, and nobody waits for it.
@@ -11,18 +11,14 @@ import itertools
 import logging
 import queue
 import socket
-import socketserver
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from controller.admission import Admission, Waiting
-from controller.inventory import Listener
-from controller.northbound import Northbound
-from controller.nva import Close, Closed, Effect, Opened, Received, Send
+from controller.admission import Admission, MessageRate, Waiting
+from controller.nva import Close, Closed, Effect, Input, Opened, Received, Send
 from controller.shell import Shell
 from geneve.control import jsonrpc
 from geneve.control.tls import TlsEndpoint
@@ -36,9 +32,14 @@ IDLE_TIMEOUT = 20.0
 """Seconds without a byte after which a connection is closed; nodes ping more often."""
 SEND_TIMEOUT = 5.0
 """Seconds in which a node must take what is sent to it."""
-MAX_WAITING = 64
-"""Messages waiting for one node at most."""
+CROWDED_TIMEOUT = 0.5
+"""Seconds for which a new connection waits in the kernel's queue while nodes are on their handshakes."""
+CROWDED_STEP = 0.005
+"""Seconds between two looks whether there is room."""
+MAX_WAITING = 4096
+"""Messages waiting for one node at most: what one read can bring is answered before the first answer is sent."""
 
+_BACKLOG = 2048
 _RECEIVE_SIZE = 65536
 _END = object()
 _FLUSH = b""
@@ -53,7 +54,7 @@ def listen(address: str, port: int, what: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
-        listener.listen(512)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"{what}: cannot listen on {address} port {port} ({error.strerror}).") from None
@@ -70,6 +71,7 @@ class Connection:
         self._tls, self._socket, self._shell = endpoint, connected, shell
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
+        self._rate = MessageRate()
         self._reason = "closed by the node"
         self.named = self.evicted = False
 
@@ -131,8 +133,15 @@ class Connection:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
-        while (message := decoder.next_message()) is not None:
-            self._shell.node(Received(self.number, message))
+        messages: list[Input] = []
+        try:
+            while (message := decoder.next_message()) is not None:
+                if not self._rate.allows(time.monotonic()):
+                    raise ParseError("sends more messages than any node needs")
+                messages.append(Received(self.number, message))
+        finally:
+            if messages:  # those before one that is not sound count
+                self._shell.node(*messages)
         if self._tls.closed:
             self.cut("closed by the node")
 
@@ -150,11 +159,17 @@ class Connection:
     def write(self) -> None:
         """Send what is queued until the end comes (the writer's thread), then close."""
         try:
-            while (item := self._queue.get()) is not _END:
+            ended = False
+            while not ended:
+                items = [self._queue.get()]
+                with contextlib.suppress(queue.Empty):
+                    while items[-1] is not _END:
+                        items.append(self._queue.get_nowait())
+                ended = items[-1] is _END
                 with self._tls_lock:
-                    assert isinstance(item, bytes)
-                    if item:
-                        self._tls.send(item)
+                    for item in items:
+                        if isinstance(item, bytes) and item:
+                            self._tls.send(item)
                     outgoing = self._tls.take_outgoing()
                 if outgoing:
                     self._socket.sendall(outgoing)
@@ -199,6 +214,7 @@ class NodeServer:
     def serve(self) -> None:
         """Accept connections for ever."""
         while True:
+            self._wait_for_room()
             try:
                 connected, peer = self._listener.accept()
             except OSError as error:  # the node was gone already, or there are no descriptors left
@@ -215,12 +231,20 @@ class NodeServer:
             self._connections[number] = connection
             self._spawn(self._serve, connection, connected)
 
+    def _wait_for_room(self) -> None:
+        """Leave new connections in the kernel's queue while as many nodes as it takes are on their handshakes."""
+        deadline = time.monotonic() + CROWDED_TIMEOUT
+        while self._admission.crowded(_waiting(self._unnamed())) and time.monotonic() < deadline:
+            time.sleep(CROWDED_STEP)
+
+    def _unnamed(self) -> dict[int, Connection]:
+        return {entry.number: entry for entry in list(self._connections.values()) if not entry.named}
+
     def _admits(self, address: str) -> bool:
-        present = list(self._connections.values())
-        if len(present) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS:
             return False
-        unnamed = {connection.number: connection for connection in present if not connection.named}
-        waiting = [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
+        unnamed = self._unnamed()
+        waiting = _waiting(unnamed)
         verdict = self._admission.judge(address, waiting)
         if verdict.evicted is not None:
             unnamed[verdict.evicted].evict()
@@ -237,35 +261,5 @@ class NodeServer:
             connected.close()
 
 
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 5.0
-
-    def log_message(self, format: str, *args: object) -> None:
-        log.debug("REST: " + format, *args)
-
-
-class _RestServer(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def server_bind(self) -> None:
-        # Without the base class's look-up of a host name, which has no answer inside a namespace.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-
-class _RestServer6(_RestServer):
-    address_family = socket.AF_INET6
-
-
-def rest_server(where: Listener, application: Northbound) -> WSGIServer:
-    """Return the listening REST server; ConfigError says why there cannot be one."""
-    server_class = _RestServer6 if ":" in where.address else _RestServer
-    try:
-        server = server_class((where.address, where.port), _QuietHandler)
-    except OSError as error:
-        place = f"{where.address} port {where.port}"
-        raise ConfigError(f"rest: cannot listen on {place} ({error.strerror}).") from None
-    server.set_app(application)
-    return server
+def _waiting(unnamed: Mapping[int, Connection]) -> list[Waiting]:
+    return [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]

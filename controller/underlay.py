@@ -13,7 +13,7 @@ from typing import Any
 from controller.counters import Counters, FlowCount, PortCount
 from controller.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
 from controller.fabric import GroupMembers, Hosts, desired_rules
-from controller.flows import FlowRule, GroupEntry, Rules, difference, groups_of
+from controller.flows import COOKIES, FlowRule, GroupEntry, Rules, difference, groups_of
 from controller.inventory import Inventory, InventoryNode, Nva
 from controller.routes import Routes
 from controller.spoofing import Owner
@@ -104,6 +104,15 @@ class Update:
     delete: tuple[FlowRule, ...]
     new_groups: tuple[GroupEntry, ...] = ()
     old_groups: tuple[GroupEntry, ...] = ()
+    cookie: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Delete the rules that an earlier controller left on a switch: those under another cookie of ours."""
+
+    dpid: int
+    cookie: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +145,20 @@ class Notice:
     text: str
 
 
-Command = Clear | Update | Emit | AskStats | PathsChanged | Notice
+Command = Clear | Update | Sweep | Emit | AskStats | PathsChanged | Notice
 
 
 class Underlay:
-    """All switches of the inventory. ``key`` authenticates the probes of this run."""
+    """All switches of the inventory. ``key`` authenticates the probes of this run.
 
-    def __init__(self, inventory: Inventory, key: bytes) -> None:
+    ``life`` counts the lives of this controller. After an earlier one, the rules that it left stay on the switches and
+    carry the traffic until all switches and links are found, or until ``adopt_until``.
+    """
+
+    def __init__(self, inventory: Inventory, key: bytes, life: int = 0, adopt_until: float | None = None) -> None:
+        self._cookie = COOKIES[life % len(COOKIES)]
+        self._adopt_until = adopt_until
+        self._adopted: set[int] = set()
         self._inventory = inventory
         self._costs = inventory.link_costs()
         self._names = {dpid: name for name, dpid in inventory.switches.items()}
@@ -184,10 +200,20 @@ class Underlay:
             self._discovery.expire(now)
             commands += [AskStats(dpid) for dpid in self._counters.due(now)]
         topology = self._discovery.topology(now)
+        if self._adopt_until is not None and (self._all_there(topology) or now >= self._adopt_until):
+            return commands + self._take_over(topology)
         if learned or topology != self._topology or isinstance(event, SwitchUp):
             commands += self._change(topology)
         commands += [Emit(*place, frame) for place, frame in self._discovery.probes_due(now)]
         return commands
+
+    def _take_over(self, topology: Topology) -> list[Command]:
+        """Replace what an earlier controller installed: first the new rules, then the old go, so no frame is lost."""
+        adopted, self._adopted, self._adopt_until = sorted(self._adopted), set(), None
+        return [*self._change(topology), *(Sweep(dpid, self._cookie) for dpid in adopted)]
+
+    def _all_there(self, topology: Topology) -> bool:
+        return self._discovery.complete and set(self._names) == topology.switches
 
     def _switch_up(self, event: SwitchUp, now: float) -> list[Command]:
         if event.dpid not in self._names:
@@ -197,6 +223,9 @@ class Underlay:
         self._installed[event.dpid] = frozenset()
         # Whatever was noted on its ports belongs to the rules that are deleted now.
         self._hosts.keep_only(frozenset(edge for edge in self._topology.edges if edge[0] != event.dpid))
+        if self._adopt_until is not None:
+            self._adopted.add(event.dpid)
+            return []
         return [Clear(event.dpid)]
 
     def _packet_in(self, event: PacketIn, now: float) -> bool:
@@ -222,12 +251,14 @@ class Underlay:
         rules_of = desired_rules(topology, self._routes, self._hosts, self._groups, self._owners)
         for dpid, rules in rules_of.items():
             installed = self._installed.get(dpid, frozenset())
+            if dpid in self._adopted:
+                rules = frozenset(rule for rule in rules if rule.match.eth_type == ETHERTYPE_LLDP)
             added, deleted = difference(installed, rules)
             before, after = groups_of(installed), groups_of(rules)
             self._installed[dpid] = rules
             if added or deleted:
                 new, old = sorted(after - before, key=repr), sorted(before - after, key=repr)
-                commands.append(Update(dpid, tuple(added), tuple(deleted), tuple(new), tuple(old)))
+                commands.append(Update(dpid, tuple(added), tuple(deleted), tuple(new), tuple(old), self._cookie))
         paths = self._nve_paths()
         if paths != self._paths:
             self._paths = paths
@@ -268,7 +299,7 @@ class Underlay:
     @property
     def complete(self) -> bool:
         """Whether every switch and link of the inventory is there."""
-        return self._discovery.complete and set(self._names) == self._topology.switches
+        return self._all_there(self._topology)
 
     def view(self) -> dict[str, Any]:
         """Return the topology for the REST view."""

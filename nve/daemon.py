@@ -26,6 +26,7 @@ from nve.control import make_agent
 from nve.dataplane import Datagram, Dataplane
 from nve.netlink import BridgeWatch
 from nve.presence import PortMove, Presence
+from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
 from nve.tap import LinkError, TenantBridge
@@ -109,6 +110,10 @@ class NveDaemon:
                 opened.callback(self._control.close)
             self._opened = opened.pop_all()
 
+    @property
+    def _family(self) -> int:
+        return 6 if ":" in self.config.underlay.address else 4
+
     def _watch(self, source: Any, handler: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handler)
 
@@ -136,6 +141,7 @@ class NveDaemon:
     def check(self, state: NodeState) -> None:
         """Raise ConfigError when a state could not be applied; change nothing."""
         self._check_serves(state)
+        refuse_sizes(state, self.config.underlay.mtu, self._family)
         self._dataplane.check(state, time.monotonic())
 
     def _on_refused_demand(self, demand: Demand) -> None:
@@ -148,8 +154,7 @@ class NveDaemon:
         unserved = {vni.vni for vni in state.vnis} - self._bridges.keys()
         if unserved:
             raise ConfigError(f"the state has VNI {min(unserved)}, for which the configuration has no ports.")
-        family = 6 if ":" in self.config.underlay.address else 4
-        room = self.config.underlay.mtu - encapsulation_size(family, 0) - ETHERNET_HEADER_SIZE
+        room = self.config.underlay.mtu - encapsulation_size(self._family, 0) - ETHERNET_HEADER_SIZE
         for vni in state.vnis:
             if vni.mtu > room:
                 raise ConfigError(

@@ -121,7 +121,7 @@ def test_a_group_is_there_as_long_as_a_rule_uses_it(monkeypatch: pytest.MonkeyPa
     gone, added = FlowRule(1, 250, Match(in_port=1), group=old), FlowRule(1, 250, Match(), group=new)
     framework: Any = Framework()
     writer = SwitchWriter(framework, Recorder(1))
-    writer.put(Update(1, (added,), (gone,), (new,), (old,)))
+    writer.put(Update(1, (added,), (gone,), (new,), (old,), cookie=5))
     monkeypatch.setattr(openflow, "stats_requests", lambda _: ["flow stats", "port stats"])
     switches = Switches()
     switches.add(writer)
@@ -132,7 +132,7 @@ def test_a_group_is_there_as_long_as_a_rule_uses_it(monkeypatch: pytest.MonkeyPa
     writer.put(None)
     assert sent == [
         ("group_add", new),
-        ("flow_add", added),
+        ("flow_add", added, 5),
         ("flow_delete", gone),
         ("group_delete", old),
         "flow stats",

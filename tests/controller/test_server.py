@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from controller import server
-from controller.admission import Admission
+from controller.admission import Admission, MessageRate
 from controller.operations import Revoke
 from geneve.control import jsonrpc
 from geneve.control.protocol import StateReceived
@@ -176,6 +176,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_delays_nobody(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "SEND_TIMEOUT", 0.5)
+    monkeypatch.setattr(server, "MessageRate", lambda: MessageRate(1e9, 1e9))  # else it would be cut off for that
     slow = world.tls("nve1")
     request = jsonrpc.encode(jsonrpc.Request(1, "ping")) * 100
 
@@ -274,3 +275,23 @@ def test_a_frame_that_never_ends_costs_a_bounded_buffer(world: World) -> None:
             greedy.sendall(b" " * 65536)
     assert read_until_closed(greedy) == b""
     world.until(lambda: world.events("JSON") + world.events("frame") == 1)
+
+
+def test_a_registered_node_that_floods_is_cut_off_and_others_are_served(world: World) -> None:
+    attacker = world.tls("nve1")
+    pings = b"".join(jsonrpc.encode(jsonrpc.Request(number, "ping")) for number in range(2, 402))
+    attacker.sendall(jsonrpc.encode(REGISTER))
+    world.until(lambda: world.connected("nve1"))
+
+    def drain() -> None:
+        with contextlib.suppress(OSError):
+            while attacker.recv(1 << 16):
+                pass
+
+    spawn(drain)  # one that does not read is cut off for that
+    with contextlib.suppress(OSError):
+        for _ in range(20):
+            attacker.sendall(pings)
+    world.until(lambda: world.events("sends more messages than any node needs") == 1)
+    world.until(lambda: not world.connected("nve1"))
+    world.run_link("nve2", Role.NVE, has_state)
