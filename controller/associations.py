@@ -616,6 +616,8 @@ class AssociationTable:
             if self._still_permitted(demand):
                 self._add_demand(demand)
                 self._settle((demand,), now)
+            else:
+                self._recorder.demand_gone(demand)
         for line in list(self._lines.values()):
             if not self._wanted_by.get(line.key):
                 self._end(line)

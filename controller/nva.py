@@ -234,7 +234,6 @@ class Nva:
             else:
                 self.journal.drop(records.ASSOCIATION, spi)
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
-        demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
         self.life = int(saved.get(records.META, {}).get("life", {}).get("number", 0)) + 1
         """Counts the lives of this NVA's store."""
