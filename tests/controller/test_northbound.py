@@ -218,6 +218,8 @@ def test_a_stream_begins_where_the_client_wants(client: Client, backend: FakeBac
     assert first() == b""
     assert first(after="2").startswith(b"id: 3\ndata: {")
     assert first({"last-event-id": "1"}, after="3").startswith(b"id: 2\n")
+    assert first({"last-event-id": "3"}) == b""
+    assert first({"last-event-id": "4"}).startswith(b"id: 1\n"), "the NVA has begun to count anew"
     assert client.send("GET", "/v1/events/stream", headers={"last-event-id": "x"}).status == 400
     assert client.send("HEAD", "/v1/events/stream").stream is None
 

@@ -212,7 +212,8 @@ def test_a_good_certificate_of_somebody_else_is_403(world: World, name: str) -> 
 
 
 def test_nonsense_of_somebody_else_is_403_too(world: World) -> None:
-    assert exchange(world.tls(world.files("nve1")), b"BREW\r\n\r\n")[0] == 403
+    for data in (b"BREW\r\n\r\n", POST + b"Content-Length: 1000\r\n\r\n", b"x" * 100_000):
+        assert exchange(world.tls(world.files("nve1")), data)[0] == 403, "without waiting for a body"
     assert world.refused("no operator's", "nve1")
 
 
