@@ -8,7 +8,6 @@ the store does not know.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as ParameterMapping
@@ -22,7 +21,7 @@ from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.membership import Membership
 from controller.nodes import PUSH_LIMIT, REFUSED_PAUSE, REPEAT, NodeRecord, PushInFlight
-from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, document_of
+from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, changed_profiles, document_of
 from controller.records import AuditLine, Change, Journal, Saved
 from controller.scopes import Scope
 from controller.spis import KEY_SIZE as SPI_KEY_SIZE
@@ -167,25 +166,32 @@ class Nva:
 
     def _restore_policy(self, inventory: Inventory, saved: Saved) -> PolicyBook:
         """Return the newest policy: the store's, unless the inventory's own was edited since."""
-        digest = hashlib.sha256(document_of(inventory).model_dump_json().encode()).hexdigest()
         kept = saved.get(records.POLICY, {}).get("current")
         version, chosen = 1, None
+        self._edited: frozenset[str] = frozenset()
         if kept is not None:
+            # Compared as models: the order in which a set was written says nothing.
+            stored, origin = (
+                validate(dict(kept[key]), "the store's policy", PolicyDocument) for key in ("document", "inventory")
+            )
             version = int(kept["version"])
-            if kept["inventory"] == digest:
-                chosen = validate(dict(kept["document"]), "the store's policy", PolicyDocument)
+            if origin == document_of(inventory):
+                chosen = stored
             else:
                 version += 1
+                self._edited = changed_profiles(stored, document_of(inventory))
         book = PolicyBook(inventory, version, chosen)
-        self._digest = digest
-        if kept is None or kept["inventory"] != digest:
+        self._origin = document_of(inventory)
+        if kept is None or chosen is None:
             self._keep_policy(book)
         return book
 
     def _keep_policy(self, book: PolicyBook) -> None:
         content = {
-            "version": book.version, "inventory": self._digest, "document": book.document.model_dump(mode="json"),
-        }  # fmt: skip
+            "version": book.version,
+            "inventory": self._origin.model_dump(mode="json"),
+            "document": book.document.model_dump(mode="json"),
+        }
         self.journal.keep(records.POLICY, "current", content)
 
     def _make_table(self, token: Callable[[int], bytes], saved: Saved) -> AssociationTable:
@@ -216,12 +222,13 @@ class Nva:
         self._paths = paths
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
         held = []
-        for content in saved.get(records.ASSOCIATION, {}).values():
+        for spi, content in saved.get(records.ASSOCIATION, {}).items():
             fields = {key: value for key, value in content.items() if key != "stage"}
             association = validate(fields, "the store's association", Association)
-            ends = {association.sender, *association.members}
-            if ends <= self.nodes.keys():
+            if self._still_fits(association):
                 held.append((str(content["stage"]), association))
+            else:
+                self.journal.drop(records.ASSOCIATION, spi)
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
         demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
@@ -230,6 +237,12 @@ class Nva:
         self.journal.keep(records.META, "life", {"number": self.life})
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
+
+    def _still_fits(self, association: Association) -> bool:
+        """Whether an association of an earlier life can go on under an inventory that may have been edited since."""
+        if not {association.sender, *association.members} <= self.nodes.keys() or association.profile in self._edited:
+            return False
+        return association.sender_address == self.membership.address(association.sender)
 
     def _restore_mappings(self, inventory: Inventory, saved: Saved) -> None:
         for mapping in inventory.mappings:
@@ -365,6 +378,7 @@ class Nva:
         node.refusal, node.not_before = None, 0.0
         resumed = given.resume[1] if given.resume is not None and given.resume[0] == self.epoch else None
         applied = node.resume(None if fresh else resumed)
+        self._push_over(node)
         if fresh:
             # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
             node.instance, node.signing_key = given.instance, given.signing_key
@@ -460,6 +474,7 @@ class Nva:
         del request, now
         node = self.nodes[name]
         node.positions = node.push = None
+        self._push_over(node)
         self._urgent.add(name)
         return {}
 
@@ -484,6 +499,7 @@ class Nva:
             self._push_refused(node, answer, now)
             return []
         node.applied()
+        self._push_over(node)
         self._applied(name, push, now)
         if node.private.version != push.positions.get(node.private.name):
             self._urgent.add(name)
@@ -501,6 +517,7 @@ class Nva:
     def _push_refused(self, node: NodeRecord, answer: jsonrpc.ErrorResponse, now: float) -> None:
         push, node.push = node.push, None
         assert push is not None
+        self._push_over(node)
         if answer.code == GAP:
             node.positions = None
             self._urgent.add(node.name)
@@ -642,7 +659,9 @@ class Nva:
             self._entries = NodeEntries(self.book, self.membership, self.associations, self._paths)
         for name in self._stale:
             node = self.nodes[name]
-            if node.connection is not None and self._entries is not None and node.private.replace(
+            if node.push is not None:
+                node.outdated = True  # it can be told nothing now, and there may be more by then
+            elif node.connection is not None and self._entries is not None and node.private.replace(
                 self._entries.of(name)
             ):
                 self._urgent.add(name)
@@ -659,6 +678,12 @@ class Nva:
                 if push is not None:
                     effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
         return effects
+
+    def _push_over(self, node: NodeRecord) -> None:
+        """Note that no push is on its way to a node any more: what has changed meanwhile is made anew."""
+        if node.outdated:
+            node.outdated = False
+            self._stale.add(node.name)
 
     def _forget_turn(self, name: str) -> None:
         self._urgent.discard(name)
@@ -688,6 +713,7 @@ class Nva:
             return []
         node.revoked, node.known, node.instance, node.signing_key = True, False, "", None
         node.positions = node.push = None
+        self._push_over(node)
         self._keep_node(node)
         self._stale |= self.associations.revoke(name, now)
         self._show_nve(node, shown=False)

@@ -14,11 +14,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from controller.admission import Admission, Waiting
-from controller.nva import Close, Closed, Effect, Opened, Received, Send
+from controller.admission import Admission, MessageRate, Waiting
+from controller.nva import Close, Closed, Effect, Input, Opened, Received, Send
 from controller.shell import Shell
 from geneve.control import jsonrpc
 from geneve.control.tls import TlsEndpoint
@@ -32,9 +32,14 @@ IDLE_TIMEOUT = 20.0
 """Seconds without a byte after which a connection is closed; nodes ping more often."""
 SEND_TIMEOUT = 5.0
 """Seconds in which a node must take what is sent to it."""
-MAX_WAITING = 64
-"""Messages waiting for one node at most."""
+CROWDED_TIMEOUT = 0.5
+"""Seconds for which a new connection waits in the kernel's queue while nodes are on their handshakes."""
+CROWDED_STEP = 0.005
+"""Seconds between two looks whether there is room."""
+MAX_WAITING = 4096
+"""Messages waiting for one node at most: what one read can bring is answered before the first answer is sent."""
 
+_BACKLOG = 2048
 _RECEIVE_SIZE = 65536
 _END = object()
 _FLUSH = b""
@@ -49,7 +54,7 @@ def listen(address: str, port: int, what: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
-        listener.listen(512)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"{what}: cannot listen on {address} port {port} ({error.strerror}).") from None
@@ -66,6 +71,7 @@ class Connection:
         self._tls, self._socket, self._shell = endpoint, connected, shell
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
+        self._rate = MessageRate()
         self._reason = "closed by the node"
         self.named = self.evicted = False
 
@@ -127,8 +133,15 @@ class Connection:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
-        while (message := decoder.next_message()) is not None:
-            self._shell.node(Received(self.number, message))
+        messages: list[Input] = []
+        try:
+            while (message := decoder.next_message()) is not None:
+                if not self._rate.allows(time.monotonic()):
+                    raise ParseError("sends more messages than any node needs")
+                messages.append(Received(self.number, message))
+        finally:
+            if messages:  # those before one that is not sound count
+                self._shell.node(*messages)
         if self._tls.closed:
             self.cut("closed by the node")
 
@@ -146,11 +159,17 @@ class Connection:
     def write(self) -> None:
         """Send what is queued until the end comes (the writer's thread), then close."""
         try:
-            while (item := self._queue.get()) is not _END:
+            ended = False
+            while not ended:
+                items = [self._queue.get()]
+                with contextlib.suppress(queue.Empty):
+                    while items[-1] is not _END:
+                        items.append(self._queue.get_nowait())
+                ended = items[-1] is _END
                 with self._tls_lock:
-                    assert isinstance(item, bytes)
-                    if item:
-                        self._tls.send(item)
+                    for item in items:
+                        if isinstance(item, bytes) and item:
+                            self._tls.send(item)
                     outgoing = self._tls.take_outgoing()
                 if outgoing:
                     self._socket.sendall(outgoing)
@@ -195,6 +214,7 @@ class NodeServer:
     def serve(self) -> None:
         """Accept connections for ever."""
         while True:
+            self._wait_for_room()
             try:
                 connected, peer = self._listener.accept()
             except OSError as error:  # the node was gone already, or there are no descriptors left
@@ -210,12 +230,20 @@ class NodeServer:
             self._connections[number] = connection
             self._spawn(self._serve, connection, connected)
 
+    def _wait_for_room(self) -> None:
+        """Leave new connections in the kernel's queue while as many nodes as it takes are on their handshakes."""
+        deadline = time.monotonic() + CROWDED_TIMEOUT
+        while self._admission.crowded(_waiting(self._unnamed())) and time.monotonic() < deadline:
+            time.sleep(CROWDED_STEP)
+
+    def _unnamed(self) -> dict[int, Connection]:
+        return {entry.number: entry for entry in list(self._connections.values()) if not entry.named}
+
     def _admits(self, address: str) -> bool:
-        present = list(self._connections.values())
-        if len(present) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS:
             return False
-        unnamed = {connection.number: connection for connection in present if not connection.named}
-        waiting = [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
+        unnamed = self._unnamed()
+        waiting = _waiting(unnamed)
         verdict = self._admission.judge(address, waiting)
         if verdict.evicted is not None:
             unnamed[verdict.evicted].evict()
@@ -230,3 +258,7 @@ class NodeServer:
         finally:
             del self._connections[connection.number]
             connected.close()
+
+
+def _waiting(unnamed: Mapping[int, Connection]) -> list[Waiting]:
+    return [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -92,10 +92,31 @@ class Push(StrictModel):
 
 def parse_push(params: MappingType[str, Any]) -> Push:
     """Return a push's parameters; ConfigError when they are not sound. The entries are checked by ``apply``."""
+    # The entries themselves are the bulk of it: their kind is checked here, their contents by ``apply``.
+    scopes = params.get("scopes")
+    entries: dict[str, dict[str, dict[str, Any]]] = {}
+    if isinstance(scopes, dict):
+        entries = {name: change["set"] for name, change in scopes.items() if _has_entries(change)}
+        bare = {name: {**change, "set": {}} if name in entries else change for name, change in scopes.items()}
+        params = {**params, "scopes": bare}
     push = validate(dict(params), "push", Push)
+    if entries:
+        filled = {
+            name: change.model_copy(update={"set": entries[name]}) if name in entries else change
+            for name, change in push.scopes.items()
+        }
+        push = push.model_copy(update={"scopes": filled})
     if push.base is not None and push.base >= push.sequence:
         raise ConfigError("push: base must be smaller than sequence.")
     return push
+
+
+def _has_entries(change: object) -> bool:
+    """Whether a scope's change has entries of the right kind; if not, the model says what is wrong."""
+    entries = change.get("set") if isinstance(change, dict) else None
+    return isinstance(entries, dict) and all(
+        type(key) is str and type(value) is dict for key, value in entries.items()
+    )
 
 
 _Scope = dict[str, BaseModel]
@@ -117,9 +138,17 @@ class Document:
             for key in change.remove:
                 entries.pop(key, None)
             for key, value in change.set.items():
-                entries[key] = _entry(name, key, value)
+                entries[key] = self.entry(name, key, value)
             scopes[name] = entries
-        return Document(scopes)
+        return replace(self, scopes=scopes)
+
+    def entry(self, scope: str, key: str, value: dict[str, Any]) -> BaseModel:
+        """Return an entry of a push, checked; ConfigError names it when it is not sound."""
+        kind = key.partition("/")[0]
+        model = _MODELS.get(kind)
+        if model is None or (kind in _SHARED) != (scope != NODE_SCOPE):
+            raise ConfigError(f"push: scope '{scope}' has no entry '{key}'; expected one of this protocol version.")
+        return validate(value, f"push: {scope} {key}", model)
 
     def state(self, node: str, role: Role) -> NodeState:
         """Return the whole state for the node named."""
@@ -175,14 +204,6 @@ def _others(node: str, shared: list[_Scope], own: _Scope) -> tuple[NveAddress, .
         transit = path.transit if isinstance(path, PathEntry) else ()
         others.append(NveAddress.model_construct(name=name, address=address, vnis=tuple(vnis), transit=transit))
     return tuple(others)
-
-
-def _entry(scope: str, key: str, value: dict[str, Any]) -> BaseModel:
-    kind = key.partition("/")[0]
-    model = _MODELS.get(kind)
-    if model is None or (kind in _SHARED) != (scope != NODE_SCOPE):
-        raise ConfigError(f"push: scope '{scope}' has no entry '{key}'; expected one of this protocol version.")
-    return validate(value, f"push: {scope} {key}", model)
 
 
 def to_wire(entry: BaseModel) -> dict[str, Any]:
