@@ -8,7 +8,6 @@ the store does not know.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as ParameterMapping
@@ -22,7 +21,7 @@ from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.membership import Membership
 from controller.nodes import PUSH_LIMIT, REFUSED_PAUSE, REPEAT, NodeRecord, PushInFlight
-from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, document_of
+from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, changed_profiles, document_of
 from controller.records import AuditLine, Change, Journal, Saved
 from controller.scopes import Scope
 from controller.spis import KEY_SIZE as SPI_KEY_SIZE
@@ -136,6 +135,7 @@ class Nva:
     ) -> None:
         saved = saved or {}
         self.journal = Journal()
+        self._utc_offset = utc_offset
         self.epoch = token(8).hex()
         """Names this NVA's lifetime; sequence numbers count within it."""
 
@@ -167,25 +167,32 @@ class Nva:
 
     def _restore_policy(self, inventory: Inventory, saved: Saved) -> PolicyBook:
         """Return the newest policy: the store's, unless the inventory's own was edited since."""
-        digest = hashlib.sha256(document_of(inventory).model_dump_json().encode()).hexdigest()
         kept = saved.get(records.POLICY, {}).get("current")
         version, chosen = 1, None
+        self._edited: frozenset[str] = frozenset()
         if kept is not None:
+            # Compared as models: the order in which a set was written says nothing.
+            stored, origin = (
+                validate(dict(kept[key]), "the store's policy", PolicyDocument) for key in ("document", "inventory")
+            )
             version = int(kept["version"])
-            if kept["inventory"] == digest:
-                chosen = validate(dict(kept["document"]), "the store's policy", PolicyDocument)
+            if origin == document_of(inventory):
+                chosen = stored
             else:
                 version += 1
+                self._edited = changed_profiles(stored, document_of(inventory))
         book = PolicyBook(inventory, version, chosen)
-        self._digest = digest
-        if kept is None or kept["inventory"] != digest:
+        self._origin = document_of(inventory)
+        if kept is None or chosen is None:
             self._keep_policy(book)
         return book
 
     def _keep_policy(self, book: PolicyBook) -> None:
         content = {
-            "version": book.version, "inventory": self._digest, "document": book.document.model_dump(mode="json"),
-        }  # fmt: skip
+            "version": book.version,
+            "inventory": self._origin.model_dump(mode="json"),
+            "document": book.document.model_dump(mode="json"),
+        }
         self.journal.keep(records.POLICY, "current", content)
 
     def _make_table(self, token: Callable[[int], bytes], saved: Saved) -> AssociationTable:
@@ -198,7 +205,8 @@ class Nva:
         start = int(meta.get("spi", {}).get("reserved", 0))
         spis = SpiSpace(key, start, lambda limit: self.journal.keep(records.META, "spi", {"reserved": limit}))
         policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
-        return AssociationTable(self.membership, policy, token, spis, JournalRecorder(self.journal))
+        recorder = JournalRecorder(self.journal, self._utc_offset)
+        return AssociationTable(self.membership, policy, token, spis, recorder)
 
     def _restore(self, inventory: Inventory, saved: Saved, now: float) -> None:
         for name, content in saved.get(records.NODE, {}).items():
@@ -216,20 +224,28 @@ class Nva:
         self._paths = paths
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
         held = []
-        for content in saved.get(records.ASSOCIATION, {}).values():
-            fields = {key: value for key, value in content.items() if key != "stage"}
+        for spi, content in saved.get(records.ASSOCIATION, {}).items():
+            fields = {key: value for key, value in content.items() if key not in ("stage", "created")}
             association = validate(fields, "the store's association", Association)
-            ends = {association.sender, *association.members}
-            if ends <= self.nodes.keys():
-                held.append((str(content["stage"]), association))
+            if self._still_fits(association):
+                # By UTC: the clock starts anew with each process, and what is due for replacement stays due.
+                created = float(content.get("created", now + self._utc_offset)) - self._utc_offset
+                held.append((str(content["stage"]), association, created))
+            else:
+                self.journal.drop(records.ASSOCIATION, spi)
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
-        demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
         self.life = int(saved.get(records.META, {}).get("life", {}).get("number", 0)) + 1
         """Counts the lives of this NVA's store."""
         self.journal.keep(records.META, "life", {"number": self.life})
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
+
+    def _still_fits(self, association: Association) -> bool:
+        """Whether an association of an earlier life can go on under an inventory that may have been edited since."""
+        if not {association.sender, *association.members} <= self.nodes.keys() or association.profile in self._edited:
+            return False
+        return association.sender_address == self.membership.address(association.sender)
 
     def _restore_mappings(self, inventory: Inventory, saved: Saved) -> None:
         for mapping in inventory.mappings:
@@ -373,6 +389,9 @@ class Nva:
         self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
         self.directory.connected(name, fresh=fresh)
         self.book.joined(name)
+        checked = node.has_checked()
+        if checked is not None:  # on the connection before: it will not be asked again
+            self.book.checked(name, checked)
         if applied is not None:
             self._applied(name, applied, now)
         if fresh and self._eager:
@@ -758,15 +777,16 @@ class Nva:
 
 
 class JournalRecorder:
-    """Writes associations and demands into the journal."""
+    """Writes associations and demands into the journal. ``utc_offset`` is what turns the table's clock into UTC."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, utc_offset: float) -> None:
+        self._journal, self._utc_offset = journal, utc_offset
 
-    def association(self, stage: str, association: Association) -> None:
-        """Note an association and its stage."""
+    def association(self, stage: str, association: Association, created: float) -> None:
+        """Note an association, its stage, and when it was made."""
         content = association.model_dump(mode="json", context={"reveal_secrets": True})
-        self._journal.keep(records.ASSOCIATION, str(association.spi), {**content, "stage": stage})
+        content |= {"stage": stage, "created": created + self._utc_offset}
+        self._journal.keep(records.ASSOCIATION, str(association.spi), content)
 
     def association_gone(self, spi: int) -> None:
         """Note that an association has ended."""
