@@ -49,7 +49,7 @@ def draw(result: ScaleResult, folder: Path) -> list[Plot]:
 
 
 def _growth(result: ScaleResult) -> Any:
-    drawing, panels = figure(7.0, rows=3, sharex=True)
+    drawing, panels = figure(8.2, rows=3, sharex=True)
     for (name, label), axes in zip(_PANELS, panels, strict=True):
         for mode, phase, per_node, look in _SERIES:
             points = [
@@ -66,7 +66,7 @@ def _growth(result: ScaleResult) -> Any:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_ylabel(label)
-        axes.legend(fontsize=5, handlelength=3)
+        axes.legend(fontsize=5.5, handlelength=3, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     panels[-1].set_xlabel("NVEs")
     return drawing
 
