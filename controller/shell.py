@@ -77,13 +77,17 @@ class Shell:
     def node(self, *messages: nva.Input) -> None:
         """Handle messages of a node's connection, in order; what they change is stored together."""
         effects: list[nva.Effect] = []
+        fault: Exception | None = None
         with self.lock:
-            try:
-                with self._turn() as now:
+            with self._turn() as now:
+                try:
                     for message in messages:
                         effects += self._core.nva.handle(message, now)
-            finally:
-                self._dispatch(effects)
+                except Exception as error:  # what the messages before it led to counts, once it is stored
+                    fault = error
+            self._dispatch(effects)
+        if fault is not None:
+            raise fault
 
     def operate(self, operation: Operation) -> dict[str, Any]:
         """Carry out what an operator asks; OperationError says why nothing is done."""
