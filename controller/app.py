@@ -11,7 +11,20 @@ from typing import Any
 from controller import openflow
 from controller.framework import Framework
 from controller.shell import Shell
-from controller.underlay import Clear, Command, Emit, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
+from controller.underlay import (
+    AskStats,
+    Clear,
+    Command,
+    Emit,
+    FlowStats,
+    PacketIn,
+    PortStats,
+    PortStatus,
+    Sweep,
+    SwitchDown,
+    SwitchUp,
+    Update,
+)
 
 MAX_WAITING = 10000
 """Messages that wait for one switch at most; one that does not read is cut off."""
@@ -77,9 +90,13 @@ class SwitchWriter:
             return [openflow.packet_out(datapath, command.port, command.frame)]
         if isinstance(command, Update):
             messages = [openflow.group_add(datapath, entry) for entry in command.new_groups]
-            messages += [openflow.flow_add(datapath, rule) for rule in command.add]
+            messages += [openflow.flow_add(datapath, rule, command.cookie) for rule in command.add]
             messages += [openflow.flow_delete(datapath, rule) for rule in command.delete]
             return messages + [openflow.group_delete(datapath, entry) for entry in command.old_groups]
+        if isinstance(command, AskStats):
+            return openflow.stats_requests(datapath)
+        if isinstance(command, Sweep):
+            return openflow.flow_sweep(datapath, command.cookie)
         if isinstance(command, Clear):
             return [openflow.flow_clear(datapath), openflow.group_clear(datapath)]
         return []
@@ -121,7 +138,7 @@ class Switches:
 
     def dispatch(self, command: Command) -> None:
         """Give a command to the switch it is for."""
-        if isinstance(command, (Clear, Update, Emit)):
+        if isinstance(command, (Clear, Update, Sweep, Emit, AskStats)):
             writer = self._writers.get(command.dpid)
             if writer is not None:
                 writer.put(command)
@@ -138,7 +155,7 @@ def make_app(framework: Framework, shell: Shell) -> type:
     class ControllerApp(framework.app_class):  # type: ignore[name-defined]
         """Translates; decides nothing."""
 
-        OFP_VERSIONS = [ofproto.OFP_VERSION]
+        OFP_VERSIONS = [openflow.OPENFLOW_13, openflow.OPENFLOW_15]
 
         @handler.set_ev_cls(events.EventOFPStateChange, [handler.MAIN_DISPATCHER, handler.DEAD_DISPATCHER])
         def on_state(self, event: Any) -> None:
@@ -184,13 +201,27 @@ def make_app(framework: Framework, shell: Shell) -> type:
                 if (writer := switches.find(event.msg.datapath)) is not None:
                     writer.answered()
 
+        @handler.set_ev_cls(
+            [events.EventOFPFlowStatsReply, events.EventOFPFlowDescStatsReply], handler.MAIN_DISPATCHER
+        )
+        def on_flow_stats(self, event: Any) -> None:
+            """A switch says what its rules counted; parsed before the lock is taken."""
+            message = event.msg
+            self._of_switch(message, FlowStats(message.datapath.id, *openflow.flow_counts(message)))
+
+        @handler.set_ev_cls(events.EventOFPPortStatsReply, handler.MAIN_DISPATCHER)
+        def on_port_stats(self, event: Any) -> None:
+            """A switch says what its ports counted."""
+            message = event.msg
+            self._of_switch(message, PortStats(message.datapath.id, openflow.port_counts(message)))
+
         @handler.set_ev_cls(events.EventOFPErrorMsg, [handler.CONFIG_DISPATCHER, handler.MAIN_DISPATCHER])
         def on_error(self, event: Any) -> None:
             """A switch refused a message."""
             message = event.msg
             log.warning("switch %s: OpenFlow error %d/%d", message.datapath.id, message.type, message.code)
 
-        def _of_switch(self, message: Any, event: PortStatus | PacketIn) -> None:
+        def _of_switch(self, message: Any, event: PortStatus | PacketIn | FlowStats | PortStats) -> None:
             with shell.lock:
                 if switches.find(message.datapath) is not None:
                     shell.underlay(event)

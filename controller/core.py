@@ -42,9 +42,9 @@ class Core:
         self.nva = Nva(
             inventory, token, listener, saved=saved, now=now, utc_offset=utc_offset, last_event=last_event
         )  # fmt: skip
-        self.underlay = Underlay(inventory, token(32))
-        # What is found first is not all there is: a device that is not found yet is not gone.
+        # What is found first is not all there is: a device that is not found yet is not gone, nor is a switch.
         self._hold_until = now + DISCOVERY_TIME if self.nva.restored else None
+        self.underlay = Underlay(inventory, token(32), self.nva.life, self._hold_until)
         self._held: PathsChanged | None = None
 
     def handle_underlay(self, event: network.UnderlayEvent, now: float) -> tuple[list[Command], list[Effect]]:
@@ -79,6 +79,7 @@ class Core:
             "policy": nva.book.view,
             "associations": lambda: views.associations(nva, now),
             "topology": self.underlay.view,
+            "flows": lambda: self.underlay.flows_view(now),
             "events": lambda: {"events": [views.event(line) for line in nva.events.after(0, 1000)]},
         }
         view = resources.get(name)

@@ -26,7 +26,7 @@ Address = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A mapping is another one now, or gone (``mapping`` is None). ``came_from``: the NVE that a tenant moved from."""
+    """A mapping is another one now, or gone (``mapping`` is None). ``came_from``: the NVE that had it, if another."""
 
     vni: int
     mac: str
@@ -120,7 +120,7 @@ class Directory:
         freed = self._release_ips(before)
         outcomes = self._evaluate(address)
         if self.get(vni, mac) is None and not any(isinstance(item, Changed) for item in outcomes):
-            outcomes.append(Changed(vni, mac, None))
+            outcomes.append(Changed(vni, mac, None, before.nve))
         return outcomes + self._retry(freed)
 
     def restore(self, mappings: Iterable[Mapping]) -> None:
@@ -255,7 +255,7 @@ class Directory:
         if held is None:
             return []
         freed = self._release_ips(held)
-        return [Changed(*address, None), *self._retry(freed)]
+        return [Changed(*address, None, held.nve), *self._retry(freed)]
 
     def _release_ips(self, mapping: Mapping | None, keep: Iterable[str] = ()) -> list[Address]:
         """Free the IP addresses of a mapping but those to keep; returns the freed."""

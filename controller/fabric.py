@@ -1,4 +1,4 @@
-"""Forwarding in the underlay: shortest paths, a spanning tree, and the flow rules that follow from them.
+"""Forwarding in the underlay: the hosts' places, and the flow rules that follow from topology, routes and places.
 
 Pure functions of a topology and the hosts' places. Unknown unicast is flooded along the spanning tree,
 as a learning switch does, so that no frame is lost while a place is being learned.
@@ -6,35 +6,29 @@ as a learning switch does, so that no frame is lost while a place is being learn
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from controller.discovery import ETHERTYPE_LLDP, Link, PortId, Topology
+from controller.discovery import ETHERTYPE_LLDP, PortId, Topology
+from controller.flows import (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    FORWARD_TABLE,
+    LEARN_TABLE,
+    FlowRule,
+    GroupEntry,
+    Match,
+    Rules,
+)
+from controller.routes import Routes
+from controller.spoofing import Owner, guard_rules
 
 MAX_HOSTS_PER_PORT = 256
 """Source addresses noted on one edge port; what comes beyond is forwarded and not noted."""
 
-LEARN_TABLE, FORWARD_TABLE = 0, 1
-ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86DD
-
 _GROUP_BIT = "01:00:00:00:00:00"
 _LINK_LOCAL = ("01:80:c2:00:00:00", "ff:ff:ff:ff:ff:f0")
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """What a rule matches; None matches all."""
-
-    in_port: int | None = None
-    eth_type: int | None = None
-    eth_src: str | None = None
-    eth_dst: str | None = None
-    eth_dst_mask: str | None = None
-    ip_dst: str | None = None
-    """IPv4 or IPv6, as ``eth_type`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,140 +39,19 @@ class GroupMembers:
     macs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupEntry:
-    """One entry of a switch's group table, of type ALL: a packet goes to every port but the one it came from.
-
-    An entry never changes: another set of ports is another entry, with an id of its own.
-    """
-
-    address: str
-    ports: tuple[int, ...]
-
-    @property
-    def group_id(self) -> int:
-        """The id in the switch's group table."""
-        return zlib.crc32(f"{self.address} {self.ports}".encode()) & 0x7FFFFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class FlowRule:
-    """One OpenFlow rule as plain data. No output, no group and no ``goto`` means drop."""
-
-    table: int
-    priority: int
-    match: Match
-    outputs: tuple[int, ...] = ()
-    controller: bool = False
-    goto: int | None = None
-    group: GroupEntry | None = None
-
-    @property
-    def key(self) -> tuple[int, int, Match]:
-        """What identifies a rule in a switch: adding another one with the same key replaces it."""
-        return self.table, self.priority, self.match
-
-
-Rules = frozenset[FlowRule]
-
-
-class Routes:
-    """Shortest paths between all switches of a topology, and its minimum spanning tree.
-
-    Ties are broken by giving each link a distinct power of two below one unit of cost. No two sets of
-    links then weigh the same, so each pair has one shortest path, the same in both directions.
-    """
-
-    def __init__(self, topology: Topology, costs: Mapping[tuple[int, int], int]) -> None:
-        self._links: dict[int, dict[int, tuple[int, int]]] = {dpid: {} for dpid in topology.switches}
-        weighted = []
-        for index, link in enumerate(topology.links):
-            weight = costs.get((link.a, link.b), 1) << len(topology.links) | 1 << index
-            weighted.append((weight, link))
-            self._links[link.a][link.b] = (weight, link.a_port)
-            self._links[link.b][link.a] = (weight, link.b_port)
-        self._next: dict[int, dict[int, int]] = {dpid: self._towards(dpid) for dpid in topology.switches}
-        self.tree = _spanning_tree(weighted)
-
-    def _towards(self, target: int) -> dict[int, int]:
-        """Return each switch's next switch on the shortest path to ``target`` (Dijkstra's algorithm)."""
-        following: dict[int, int] = {}
-        done: set[int] = set()
-        queue = [(0, target, target)]
-        while queue:
-            distance, dpid, after = heapq.heappop(queue)
-            if dpid in done:
-                continue
-            done.add(dpid)
-            following[dpid] = after
-            for neighbour, (weight, _) in self._links[dpid].items():
-                if neighbour not in done:
-                    heapq.heappush(queue, (distance + weight, neighbour, dpid))
-        return following
-
-    def port(self, dpid: int, target: int) -> int | None:
-        """Return the port of ``dpid`` towards another switch, or None when it cannot be reached."""
-        after = self._next.get(target, {}).get(dpid)
-        return None if after is None or after == dpid else self._links[dpid][after][1]
-
-    def tree_branches(self, dpid: int) -> dict[int, set[int]]:
-        """Return each port of ``dpid`` that is part of the spanning tree, and the switches that are behind it."""
-        neighbours: dict[int, dict[int, int]] = {}
-        for link in self.tree:
-            neighbours.setdefault(link.a, {})[link.b] = link.a_port
-            neighbours.setdefault(link.b, {})[link.a] = link.b_port
-        branches: dict[int, set[int]] = {}
-        for first, port in neighbours.get(dpid, {}).items():
-            reached, waiting = {dpid}, [first]
-            while waiting:
-                switch = waiting.pop()
-                if switch not in reached:
-                    reached.add(switch)
-                    waiting += neighbours[switch]
-            branches[port] = reached - {dpid}
-        return branches
-
-    def path(self, start: int, target: int) -> tuple[int, ...] | None:
-        """Return the switches from ``start`` to ``target``, both included, or None."""
-        following = self._next.get(target, {})
-        if start not in following:
-            return None
-        path = [start]
-        while path[-1] != target:
-            path.append(following[path[-1]])
-        return tuple(path)
-
-
-def _spanning_tree(weighted: Iterable[tuple[int, Link]]) -> frozenset[Link]:
-    """Return the minimum spanning tree (a forest when the topology is in parts; Kruskal's algorithm)."""
-    parent: dict[int, int] = {}
-
-    def root(dpid: int) -> int:
-        while parent.setdefault(dpid, dpid) != dpid:
-            parent[dpid] = parent[parent[dpid]]
-            dpid = parent[dpid]
-        return dpid
-
-    tree = set()
-    for _, link in sorted(weighted):
-        first, second = root(link.a), root(link.b)
-        if first != second:
-            parent[first] = second
-            tree.add(link)
-    return frozenset(tree)
-
-
 class Hosts:
     """Where source addresses were seen. The first place holds until its port goes down.
 
     So a host that sends with another's address cannot move it; it is only noted as seen there too, so that
     its frames need no further look. When a place becomes free, all of this is forgotten: whoever speaks next
-    has it. An address with a fixed switch (a node of the inventory) has its place there or nowhere.
+    has it. An address with a fixed switch (a node of the inventory) has its place there or nowhere. One whose port
+    is fixed too has its place as soon as that is an edge port, without having spoken.
     """
 
-    def __init__(self, fixed: Mapping[str, int] | None = None) -> None:
-        """``fixed`` are addresses and the datapath ids of the only switches that they can be at."""
+    def __init__(self, fixed: Mapping[str, int] | None = None, ports: Mapping[str, int] | None = None) -> None:
+        """``fixed`` are addresses and the datapath ids of the only switches that they can be at; ``ports`` likewise."""
         self._fixed: Mapping[str, int] = fixed or {}
+        self._ports: Mapping[str, int] = ports or {}
         self._places: dict[str, PortId] = {}
         self._seen: dict[PortId, set[str]] = {}
 
@@ -188,12 +61,12 @@ class Hosts:
         if mac in seen or len(seen) >= MAX_HOSTS_PER_PORT:
             return False
         seen.add(mac)
-        if self._fixed.get(mac, place[0]) == place[0]:
+        if (self._fixed.get(mac, place[0]), self._ports.get(mac, place[1])) == place:
             self._places.setdefault(mac, place)
         return True
 
     def keep_only(self, edges: frozenset[PortId]) -> None:
-        """Forget what was seen on ports that are no edge ports (any more)."""
+        """Forget what was seen on ports that are no edge ports (any more); addresses of fixed ports that are, come."""
         freed: set[str] = set()
         for place in [place for place in self._seen if place not in edges]:
             freed |= {mac for mac in self._seen.pop(place) if self._places.get(mac) == place}
@@ -202,6 +75,11 @@ class Hosts:
         if freed:
             for seen in self._seen.values():
                 seen -= freed
+        for mac, port in self._ports.items():
+            place = (self._fixed[mac], port)
+            if place in edges:
+                self._places[mac] = place
+                self._seen.setdefault(place, set()).add(mac)
 
     def locations(self) -> dict[str, PortId]:
         """Return the place of each address."""
@@ -217,9 +95,13 @@ class Hosts:
 
 
 def desired_rules(
-    topology: Topology, routes: Routes, hosts: Hosts, groups: Iterable[GroupMembers] = ()
+    topology: Topology,
+    routes: Routes,
+    hosts: Hosts,
+    groups: Iterable[GroupMembers] = (),
+    owners: Collection[Owner] = (),
 ) -> dict[int, Rules]:
-    """Return the rules that every connected switch should have."""
+    """Return the rules that every connected switch should have; ``owners`` are guarded against spoofing."""
     locations = hosts.locations()
     link_ports: dict[int, dict[int, bool]] = {dpid: {} for dpid in topology.switches}
     for link in topology.links:
@@ -235,6 +117,7 @@ def desired_rules(
         | frozenset(_learn_rules(dpid, link_ports[dpid], edges[dpid], hosts))
         | frozenset(_forward_rules(dpid, routes, locations))
         | frozenset(_flood_rules(link_ports[dpid], edges[dpid]))
+        | frozenset(guard_rules(dpid, owners, locations))
         for dpid in topology.switches
     }
 
@@ -260,16 +143,25 @@ def _learn_rules(dpid: int, link_ports: Mapping[int, bool], edges: Iterable[int]
 def _forward_rules(dpid: int, routes: Routes, locations: Mapping[str, PortId]) -> list[FlowRule]:
     rules = []
     for mac, (target, edge) in locations.items():
-        port = edge if target == dpid else routes.port(dpid, target)
-        if port is not None:
-            rules.append(FlowRule(FORWARD_TABLE, 300, Match(eth_dst=mac), outputs=(port,)))
+        ports = (edge,) if target == dpid else routes.ports(dpid, target)
+        # Targets behind the same next hops share one group, so the failure of a link changes few of them.
+        group = GroupEntry("", ports, select=True) if len(ports) > 1 else None
+        if ports:
+            outputs = () if group else ports
+            rules.append(FlowRule(FORWARD_TABLE, 300, Match(eth_dst=mac), outputs=outputs, group=group))
     return rules
 
 
 def _multicast_rules(
     topology: Topology, routes: Routes, hosts: Hosts, groups: Iterable[GroupMembers]
 ) -> dict[int, list[FlowRule]]:
-    """Return the rules of each switch for multicast groups: along the spanning tree, to where members are only."""
+    """Return the rules of each switch for multicast groups: along the spanning tree, to where members are only.
+
+    The trees of all groups are parts of the one spanning tree, each with the branches that lead to its members. A
+    shared tree needs one entry for a group in each switch whoever sends, is the same for all senders, and is the
+    one that unknown frames take; trees of shortest paths would need one for each sender, and rules that match it.
+    The price: group traffic between two members may take a longer way than their other traffic.
+    """
     rules: dict[int, list[FlowRule]] = {}
     for group in groups:
         members = _member_places(group, topology, hosts)
@@ -324,16 +216,3 @@ def _flood_rules(link_ports: Mapping[int, bool], edges: Iterable[int]) -> list[F
             rules.append(FlowRule(FORWARD_TABLE, 260, match))
             rules.append(FlowRule(FORWARD_TABLE, 10, Match(in_port=port)))
     return rules
-
-
-def difference(installed: Rules, desired: Rules) -> tuple[list[FlowRule], list[FlowRule]]:
-    """Return the rules to add (which replaces those with the same key) and those to delete, in a fixed order."""
-    keys = {rule.key for rule in desired}
-    added = sorted(desired - installed, key=repr)
-    deleted = sorted((rule for rule in installed - desired if rule.key not in keys), key=repr)
-    return added, deleted
-
-
-def groups_of(rules: Iterable[FlowRule]) -> set[GroupEntry]:
-    """Return the group entries that ``rules`` need."""
-    return {rule.group for rule in rules if rule.group is not None}

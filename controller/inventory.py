@@ -26,11 +26,14 @@ from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 MAX_PATH_COST = 65535
 """Largest cost of one link."""
 
+MAX_PORT = 0xFFFFFF00
+"""Largest number of a real port (OpenFlow 1.3 §7.2.1)."""
+
 
 class Nva(StrictModel):
     """The NVA's own name, where it listens for nodes, and its TLS files (relative to the inventory file).
 
-    ``switch`` and ``mac``: as a node's.
+    ``switch``, ``switch_port`` and ``mac``: as a node's.
     """
 
     name: Name
@@ -40,6 +43,7 @@ class Nva(StrictModel):
     certificate: str
     key: str
     switch: Name | None = None
+    switch_port: int | None = Field(default=None, ge=1, le=MAX_PORT)
     mac: MacAddress | None = None
 
 
@@ -48,6 +52,19 @@ class Listener(StrictModel):
 
     address: IpAddress
     port: int = Field(ge=1, le=65535)
+
+
+class Fabric(StrictModel):
+    """What the underlay's switches are told to do.
+
+    ``ecmp``: unicast is spread over all shortest paths, not sent along one. ``anti_spoofing``: edge ports drop frames
+    with the source addresses of nodes elsewhere. ``counters_seconds``: how often switches are asked what their rules
+    and ports counted; 0 means never.
+    """
+
+    ecmp: bool = True
+    anti_spoofing: bool = False
+    counters_seconds: float = Field(default=5, ge=0, le=3600)
 
 
 class InventoryLink(StrictModel):
@@ -61,13 +78,15 @@ class InventoryLink(StrictModel):
 class InventoryNode(StrictModel):
     """A node that may register. ``switch`` is where its interface with ``address`` is attached.
 
-    (A transit device sits on a link besides.) ``mac`` is that interface's; it is believed at this switch only.
-    ``vnis`` are those that an NVE may serve; without them, those in which static mappings place tenants there.
+    (A transit device sits on a link besides.) ``mac`` is that interface's; it is believed at this switch only, and,
+    with ``switch_port``, at this OpenFlow port only: then the way to it is set up before it speaks. ``vnis`` are
+    those that an NVE may serve; without them, those in which static mappings place tenants there.
     """
 
     role: Role
     address: IpAddress
     switch: Name | None = None
+    switch_port: int | None = Field(default=None, ge=1, le=MAX_PORT)
     mac: MacAddress | None = None
     vnis: tuple[Vni, ...] | None = None
 
@@ -118,6 +137,7 @@ class Inventory(StrictModel):
     keys: KeyPolicy = KeyPolicy()
     openflow: Listener
     rest: Listener
+    fabric: Fabric = Fabric()
     switches: dict[Name, int]
     links: tuple[InventoryLink, ...] = ()
     nodes: dict[Name, InventoryNode] = Field(default_factory=dict)
@@ -163,6 +183,13 @@ class Inventory(StrictModel):
             owner.mac: self.switches[owner.switch]
             for owner in owners
             if owner.mac is not None and owner.switch is not None
+        }
+
+    def fixed_ports(self) -> dict[str, int]:
+        """Return the MAC addresses of the NVA and the nodes whose port at their switch is known, and the port."""
+        owners: list[Nva | InventoryNode] = [self.nva, *self.nodes.values()]
+        return {
+            owner.mac: owner.switch_port for owner in owners if owner.mac is not None and owner.switch_port is not None
         }
 
     def via(self, first: int, second: int) -> tuple[str, ...]:
@@ -286,6 +313,8 @@ def _check_places(inventory: Inventory) -> str | None:
     for where, owner in owners.items():
         if owner.switch is not None and owner.switch not in inventory.switches:
             return f"key '{where}.switch': no switch is named '{owner.switch}'; add it to 'switches'."
+        if owner.switch_port is not None and (owner.mac is None or owner.switch is None):
+            return f"key '{where}.switch_port': it is where a MAC address is at a switch; give 'mac' and 'switch'."
         if owner.mac is None:
             continue
         if owner.switch is None:

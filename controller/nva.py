@@ -9,6 +9,7 @@ the store does not know.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as ParameterMapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from controller import records, requests
 from controller.associations import AssociationTable, DemandKey, Paths
-from controller.directory import Ask, Changed, Conflict, Directory, Outcome
+from controller.directory import Address, Ask, Changed, Conflict, Directory, Outcome
 from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.membership import Membership
@@ -38,6 +39,9 @@ from geneve.policy import Policy
 
 ASK_REPEAT = 2.0
 """Seconds after which a question to an NVE is asked again."""
+
+MOVE_TIME = 5.0
+"""Seconds within which a tenant that left one NVE and appears behind another has moved."""
 
 _NOT_REGISTERED = -32001
 _REFUSED = -32002
@@ -154,6 +158,7 @@ class Nva:
         self._urgent: set[str] = set()
         self._lazy: set[str] = set()
         self._questions: dict[int, _Question] = {}
+        self._left: dict[Address, tuple[str, float]] = {}
         self._next_request = 1
         self._entries: NodeEntries | None = None
         self._restore(inventory, saved, now)
@@ -220,6 +225,9 @@ class Nva:
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
         demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
+        self.life = int(saved.get(records.META, {}).get("life", {}).get("number", 0)) + 1
+        """Counts the lives of this NVA's store."""
+        self.journal.keep(records.META, "life", {"number": self.life})
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
 
@@ -503,8 +511,8 @@ class Nva:
             rejected = self.book.refused(node.name, push.candidate, answer.message)
             if rejected is not None:
                 self._policy_rejected(rejected, now)
-                self._urgent.add(node.name)
-                return
+            self._urgent.add(node.name)  # without the candidate it may well be acceptable
+            return
         # Tried again after a pause, in case the reason goes away, and at once with the next change.
         node.not_before = now + REFUSED_PAUSE
         self._lazy.add(node.name)
@@ -525,18 +533,26 @@ class Nva:
             if isinstance(outcome, Changed):
                 self._publish(outcome.vni, outcome.mac, outcome.mapping)
                 self._keep_mapping(outcome.vni, outcome.mac)
-                where = f"{outcome.mac} in VNI {outcome.vni}"
-                if outcome.mapping is None:
-                    self.report(now, "tenant-left", "", where)
-                elif outcome.came_from is not None:
-                    self.report(now, "tenant-moved", outcome.mapping.nve, f"{where}, from {outcome.came_from}")
-                else:
-                    ips = ", ".join(outcome.mapping.ips) or "no IP address"
-                    self.report(now, "tenant", outcome.mapping.nve, f"{where}, {ips}")
+                self._report_tenant(outcome, now)
             elif isinstance(outcome, Conflict):
                 self.report(now, "conflict", outcome.nve, outcome.text)
             else:
                 self._ask(outcome, now)
+
+    def _report_tenant(self, change: Changed, now: float) -> None:
+        where, place = f"{change.mac} in VNI {change.vni}", (change.vni, change.mac)
+        if change.mapping is None:
+            self._left[place] = (change.came_from or "", now)
+            self.report(now, "tenant-left", change.came_from or "", where)
+            return
+        # One that has just left and turns up elsewhere has moved: the news of both come one after the other.
+        nve, left_at = self._left.pop(place, ("", -math.inf))
+        came_from = change.came_from or (nve if nve != change.mapping.nve and now - left_at < MOVE_TIME else "")
+        ips = ", ".join(change.mapping.ips) or "no IP address"
+        if came_from:
+            self.report(now, "tenant-moved", change.mapping.nve, f"{where}, {ips}, from {came_from}")
+        else:
+            self.report(now, "tenant", change.mapping.nve, f"{where}, {ips}")
 
     def _keep_mapping(self, vni: int, mac: str) -> None:
         mapping, name = self.directory.get(vni, mac), f"{vni} {mac}"
@@ -586,6 +602,8 @@ class Nva:
 
     def _tick(self, now: float) -> list[Effect]:
         self.events.settle(now)
+        if self._left:
+            self._left = {place: left for place, left in self._left.items() if now - left[1] < MOVE_TIME}
         self._step_policy(now)
         self._stale |= self.associations.tick(now)
         effects: list[Effect] = []

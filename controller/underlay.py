@@ -6,29 +6,28 @@ Joins discovery and fabric with the inventory. Knows nothing of OpenFlow's encod
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.counters import Counters, FlowCount, PortCount
 from controller.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
-from controller.fabric import (
-    FlowRule,
-    GroupEntry,
-    GroupMembers,
-    Hosts,
-    Routes,
-    Rules,
-    desired_rules,
-    difference,
-    groups_of,
-)
-from controller.inventory import Inventory
+from controller.fabric import GroupMembers, Hosts, desired_rules
+from controller.flows import COOKIES, FlowRule, GroupEntry, Rules, difference, groups_of
+from controller.inventory import Inventory, InventoryNode, Nva
+from controller.routes import Routes
+from controller.spoofing import Owner
 from geneve.control.state import MulticastGroup, Role
 from geneve.errors import ParseError
 
 Paths = Mapping[tuple[str, str], tuple[str, ...]]
-"""For each ordered pair of NVEs the transit devices from the first to the second."""
+"""For each ordered pair of NVEs the transit devices from the first to the second.
+
+With several paths of equal cost these are the devices on any of them: the sender cannot know which path the hash of a
+switch gives to a flow, so its packets serve all. Two devices on one path are in the order of travel; both directions
+have the same devices. The price: a packet carries an option, and the sender computes a tag, for each device that it
+does not meet (docs/architecture.md).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,28 @@ class PacketIn:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowStats:
+    """A part of what a switch's rules counted; ``more`` parts follow or not."""
+
+    dpid: int
+    flows: tuple[FlowCount, ...]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PortStats:
+    """What (some of) a switch's ports counted."""
+
+    dpid: int
+    ports: tuple[PortCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-UnderlayEvent = SwitchUp | SwitchDown | PortStatus | PacketIn | Tick
+UnderlayEvent = SwitchUp | SwitchDown | PortStatus | PacketIn | FlowStats | PortStats | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,15 @@ class Update:
     delete: tuple[FlowRule, ...]
     new_groups: tuple[GroupEntry, ...] = ()
     old_groups: tuple[GroupEntry, ...] = ()
+    cookie: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Delete the rules that an earlier controller left on a switch: those under another cookie of ours."""
+
+    dpid: int
+    cookie: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +122,13 @@ class Emit:
     dpid: int
     port: int
     frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskStats:
+    """Ask a switch what its rules and ports counted."""
+
+    dpid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +145,29 @@ class Notice:
     text: str
 
 
-Command = Clear | Update | Emit | PathsChanged | Notice
+Command = Clear | Update | Sweep | Emit | AskStats | PathsChanged | Notice
 
 
 class Underlay:
-    """All switches of the inventory. ``key`` authenticates the probes of this run."""
+    """All switches of the inventory. ``key`` authenticates the probes of this run.
 
-    def __init__(self, inventory: Inventory, key: bytes) -> None:
+    ``life`` counts the lives of this controller. After an earlier one, the rules that it left stay on the switches and
+    carry the traffic until all switches and links are found, or until ``adopt_until``.
+    """
+
+    def __init__(self, inventory: Inventory, key: bytes, life: int = 0, adopt_until: float | None = None) -> None:
+        self._cookie = COOKIES[life % len(COOKIES)]
+        self._adopt_until = adopt_until
+        self._adopted: set[int] = set()
         self._inventory = inventory
         self._costs = inventory.link_costs()
         self._names = {dpid: name for name, dpid in inventory.switches.items()}
         self._discovery = Discovery(self._costs, key)
-        self._hosts = Hosts(inventory.fixed_places())
+        self._hosts = Hosts(inventory.fixed_places(), inventory.fixed_ports())
         self._topology = Topology()
-        self._routes = Routes(self._topology, self._costs)
+        self._routes = Routes(self._topology, self._costs, inventory.fabric.ecmp)
+        self._owners = _owners(inventory) if inventory.fabric.anti_spoofing else ()
+        self._counters = Counters(inventory.fabric.counters_seconds)
         self._installed: dict[int, Rules] = {}
         self._paths: Paths = {}
         self._groups = tuple(self._members_of(vni.vni, group) for vni in inventory.vnis for group in vni.multicast)
@@ -143,26 +184,48 @@ class Underlay:
             commands += self._switch_up(event, now)
         elif isinstance(event, SwitchDown):
             self._discovery.switch_down(event.dpid)
+            self._counters.switch_down(event.dpid)
             self._installed.pop(event.dpid, None)
         elif isinstance(event, PortStatus):
             self._discovery.port_status(event.dpid, event.port, event.up, now)
         elif isinstance(event, PacketIn):
             learned = self._packet_in(event, now)
+        elif isinstance(event, FlowStats):
+            self._counters.flows(event.dpid, event.flows, event.more, now)
+            return []
+        elif isinstance(event, PortStats):
+            self._counters.ports(event.dpid, event.ports)
+            return []
         else:
             self._discovery.expire(now)
+            commands += [AskStats(dpid) for dpid in self._counters.due(now)]
         topology = self._discovery.topology(now)
+        if self._adopt_until is not None and (self._all_there(topology) or now >= self._adopt_until):
+            return commands + self._take_over(topology)
         if learned or topology != self._topology or isinstance(event, SwitchUp):
             commands += self._change(topology)
         commands += [Emit(*place, frame) for place, frame in self._discovery.probes_due(now)]
         return commands
 
+    def _take_over(self, topology: Topology) -> list[Command]:
+        """Replace what an earlier controller installed: first the new rules, then the old go, so no frame is lost."""
+        adopted, self._adopted, self._adopt_until = sorted(self._adopted), set(), None
+        return [*self._change(topology), *(Sweep(dpid, self._cookie) for dpid in adopted)]
+
+    def _all_there(self, topology: Topology) -> bool:
+        return self._discovery.complete and set(self._names) == topology.switches
+
     def _switch_up(self, event: SwitchUp, now: float) -> list[Command]:
         if event.dpid not in self._names:
             return [Notice(f"switch {event.dpid:#x} is not in the inventory and is left alone")]
         self._discovery.switch_up(event.dpid, event.ports, now)
+        self._counters.switch_up(event.dpid, now)
         self._installed[event.dpid] = frozenset()
         # Whatever was noted on its ports belongs to the rules that are deleted now.
         self._hosts.keep_only(frozenset(edge for edge in self._topology.edges if edge[0] != event.dpid))
+        if self._adopt_until is not None:
+            self._adopted.add(event.dpid)
+            return []
         return [Clear(event.dpid)]
 
     def _packet_in(self, event: PacketIn, now: float) -> bool:
@@ -184,15 +247,18 @@ class Underlay:
         self._topology = topology
         self._hosts.keep_only(topology.edges)
         if links_changed:
-            self._routes = Routes(topology, self._costs)
-        for dpid, rules in desired_rules(topology, self._routes, self._hosts, self._groups).items():
+            self._routes = Routes(topology, self._costs, self._inventory.fabric.ecmp)
+        rules_of = desired_rules(topology, self._routes, self._hosts, self._groups, self._owners)
+        for dpid, rules in rules_of.items():
             installed = self._installed.get(dpid, frozenset())
+            if dpid in self._adopted:
+                rules = frozenset(rule for rule in rules if rule.match.eth_type == ETHERTYPE_LLDP)
             added, deleted = difference(installed, rules)
             before, after = groups_of(installed), groups_of(rules)
             self._installed[dpid] = rules
             if added or deleted:
                 new, old = sorted(after - before, key=repr), sorted(before - after, key=repr)
-                commands.append(Update(dpid, tuple(added), tuple(deleted), tuple(new), tuple(old)))
+                commands.append(Update(dpid, tuple(added), tuple(deleted), tuple(new), tuple(old), self._cookie))
         paths = self._nve_paths()
         if paths != self._paths:
             self._paths = paths
@@ -225,15 +291,15 @@ class Underlay:
         }
 
     def _transit(self, start: int, target: int) -> tuple[str, ...]:
-        path = self._routes.path(start, target) or ()
-        devices = [device for a, b in itertools.pairwise(path) for device in self._inventory.via(a, b)]
+        hops = self._routes.hops(start, target)
+        devices = [device for a, b in hops for device in self._inventory.via(a, b)]
         nodes = self._inventory.nodes
         return tuple(name for name in devices if name in nodes and nodes[name].role is Role.TRANSIT)
 
     @property
     def complete(self) -> bool:
         """Whether every switch and link of the inventory is there."""
-        return self._discovery.complete and set(self._names) == self._topology.switches
+        return self._all_there(self._topology)
 
     def view(self) -> dict[str, Any]:
         """Return the topology for the REST view."""
@@ -264,5 +330,19 @@ class Underlay:
             "complete": self.complete,
         }
 
+    def flows_view(self, now: float) -> dict[str, Any]:
+        """Return what rules and ports counted, for the REST view."""
+        return self._counters.view(self._names, now)
+
     def _host(self, mac: str, place: PortId) -> dict[str, Any]:
         return {"mac": mac, "switch": self._names[place[0]], "port": place[1]}
+
+
+def _owners(inventory: Inventory) -> tuple[Owner, ...]:
+    """Return the NVA and the nodes whose MAC address and switch are known; of others no frame can be judged."""
+    everybody: list[Nva | InventoryNode] = [inventory.nva, *inventory.nodes.values()]
+    return tuple(
+        Owner(owner.mac, owner.address, inventory.switches[owner.switch], owner.switch_port)
+        for owner in everybody
+        if owner.mac is not None and owner.switch is not None
+    )

@@ -26,9 +26,9 @@ def make_agent(
     selector: selectors.BaseSelector,
     signing_key: bytes,
     *,
-    check: Callable[[NodeState], None],
-    refused: Callable[[Demand], None],
-    confirm: Callable[[int, str], None],
+    check: Callable[[NodeState], None] = lambda _: None,
+    refused: Callable[[Demand], None] = lambda _: None,
+    confirm: Callable[[int, str], None] = lambda vni, mac: None,  # noqa: ARG005
 ) -> ControlAgent:
     """Return the agent that keeps this NVE connected; it is its descriptor's data in ``selector``.
 

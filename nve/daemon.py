@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import secrets
 import selectors
@@ -25,6 +26,7 @@ from nve.control import make_agent
 from nve.dataplane import Datagram, Dataplane
 from nve.netlink import BridgeWatch
 from nve.presence import PortMove, Presence
+from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
 from nve.tap import LinkError, TenantBridge
@@ -49,6 +51,7 @@ class NveDaemon:
         self.config = config
         self._started = time.monotonic()
         self._ready = False
+        self._resync_at = math.inf
         signer = key_files.load_signer(config.signing_key)
         key_log = None if config.key_log is None else key_files.KeyLog(Path(config.key_log)).write
         self._presence = Presence()
@@ -107,6 +110,10 @@ class NveDaemon:
                 opened.callback(self._control.close)
             self._opened = opened.pop_all()
 
+    @property
+    def _family(self) -> int:
+        return 6 if ":" in self.config.underlay.address else 4
+
     def _watch(self, source: Any, handler: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, handler)
 
@@ -127,12 +134,14 @@ class NveDaemon:
             self._send(datagram)
         for vni in state.vnis:
             self._set_mtu(vni.vni, vni.mtu)
-        self._ready = True
-        log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
+        if not self._ready:
+            self._ready = True
+            log.info("%s serves VNIs %s", self.config.name, ", ".join(str(vni.vni) for vni in state.vnis) or "none")
 
     def check(self, state: NodeState) -> None:
         """Raise ConfigError when a state could not be applied; change nothing."""
         self._check_serves(state)
+        refuse_sizes(state, self.config.underlay.mtu, self._family)
         self._dataplane.check(state, time.monotonic())
 
     def _on_refused_demand(self, demand: Demand) -> None:
@@ -145,8 +154,7 @@ class NveDaemon:
         unserved = {vni.vni for vni in state.vnis} - self._bridges.keys()
         if unserved:
             raise ConfigError(f"the state has VNI {min(unserved)}, for which the configuration has no ports.")
-        family = 6 if ":" in self.config.underlay.address else 4
-        room = self.config.underlay.mtu - encapsulation_size(family, 0) - ETHERNET_HEADER_SIZE
+        room = self.config.underlay.mtu - encapsulation_size(self._family, 0) - ETHERNET_HEADER_SIZE
         for vni in state.vnis:
             if vni.mtu > room:
                 raise ConfigError(
@@ -170,9 +178,24 @@ class NveDaemon:
         events = self._bridge_watch.read(BATCH)
         if events is None:
             self._dataplane.counters["bridge_events_lost"] += 1
-            self._presence.resync(self._bridge_watch.dump(), time.monotonic())
-        else:
-            self._presence.handle(events, time.monotonic())
+            self._resync_at = time.monotonic()
+            return
+        self._presence.handle(events, time.monotonic())
+        self._follow_ports()
+
+    def _resync(self, now: float) -> None:
+        """Take in all ports and MAC addresses, after events were lost; what fails is tried again a little later."""
+        try:
+            events = self._bridge_watch.dump()
+        except LinkError as error:
+            log.error("which tenants are here is not known exactly: %s", error)
+            self._resync_at = now + IDLE_INTERVAL
+            return
+        self._resync_at = math.inf
+        self._presence.resync(events, now)
+        self._follow_ports()
+
+    def _follow_ports(self) -> None:
         for move in self._presence.take_moves():
             self._port_moved(move)
 
@@ -191,9 +214,7 @@ class NveDaemon:
         """Serve until SIGTERM or SIGINT."""
         stop = StopSignal()
         self._watch(stop, stop.note)
-        self._watch(self._underlay.receiver, self._from_underlay)
-        for vni, bridge in self._bridges.items():
-            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+        self.start()
         log.info(
             "%s listens on %s port %d",
             self.config.name,
@@ -201,18 +222,30 @@ class NveDaemon:
             self.config.underlay.port,
         )
         while not stop.noted:
-            for key, events in self._selector.select(self._timeout()):
-                if self._control is not None and key.data is self._control:
-                    self._control.handle(
-                        bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
-                    )
-                else:
-                    key.data()
-            self._run_timers()
+            self.step()
         log.info("%s stops", self.config.name)
+
+    def start(self) -> None:
+        """Listen to the underlay and to the tenants."""
+        self._watch(self._underlay.receiver, self._from_underlay)
+        for vni, bridge in self._bridges.items():
+            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+
+    def step(self) -> None:
+        """Wait for something to do, or until it is time for something, and do it."""
+        for key, events in self._selector.select(self._timeout()):
+            if self._control is not None and key.data is self._control:
+                self._control.handle(
+                    bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
+                )
+            else:
+                key.data()
+        self._run_timers()
 
     def _run_timers(self) -> None:
         now = time.monotonic()
+        if now >= self._resync_at:
+            self._resync(now)
         for datagram in self._dataplane.run_due(now):
             self._send(datagram)
         confirmations = self._presence.take_confirmations(now)
@@ -235,7 +268,7 @@ class NveDaemon:
     def _timeout(self) -> float:
         deadlines = [self._control.next_deadline if self._control is not None else None]
         deadlines.append(self._dataplane.next_deadline())
-        deadlines.append(self._presence.next_deadline())
+        deadlines += [self._presence.next_deadline(), self._resync_at]
         waits = [deadline - time.monotonic() for deadline in deadlines if deadline is not None]
         return max(0.0, min([IDLE_INTERVAL, *waits]))
 

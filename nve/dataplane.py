@@ -156,6 +156,7 @@ class Dataplane:
 
         Returns what waited for keys that are there now, to be sent in front of anything that comes later.
         """
+        self.expire(now)
         self._drop_stale(now)
         prepared = self._prepare(state, now)
         before, self._applied = self._applied, prepared.applied
@@ -199,8 +200,8 @@ class Dataplane:
         self._cover.apply(applied.targets, now)
         if self._on_demand:
             self._waiting.met(applied.targets)
-            missing = set(covered_keys(applied.networks.values(), applied.policy)) - applied.targets.keys()
-            self._waiting.stand(frozenset(missing), now)
+            covered = covered_keys(applied.networks.values(), applied.policy)
+            self._waiting.stand((key for key in covered if key not in applied.targets), now)
 
     def _check_ends(self, state: NodeState) -> None:
         """Refuse a key that is not this node's to use: two senders under one key would repeat nonces."""
@@ -225,6 +226,8 @@ class Dataplane:
 
     def expire(self, now: float) -> None:
         """Stop to use associations that are past their lifetime: fail closed, whatever has become of the NVA."""
+        if now < self._next_expiry:
+            return
         outbound, inbound = self._outbound.expire(now), self._inbound.expire(now)
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
         self.counters["associations_expired"] += len(outbound) + len(inbound)
@@ -486,8 +489,7 @@ class Dataplane:
 
     def run_due(self, now: float) -> list[Datagram]:
         """Return the dummy packets that are due (SEC-GEN-7); end lifetimes and waits that are over."""
-        if now >= self._next_expiry:
-            self.expire(now)
+        self.expire(now)
         if self._waiting:
             self._drop_stale(now)
         sent: list[Datagram] = []

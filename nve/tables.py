@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,12 +14,20 @@ from geneve.option import Option
 from geneve.tags import TAG_CLASS, TAG_TYPE
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
 
+_ADDRESSES = 16384
+"""Texts of addresses whose bytes are remembered: a state that changes one mapping names all the others again."""
 _UNSPECIFIED = frozenset({bytes(4), bytes(16)})
 
 
+@functools.lru_cache(maxsize=_ADDRESSES)
 def mac_bytes(text: str) -> bytes:
     """Return the 6 bytes of a MAC address written with colons."""
     return bytes.fromhex(text.replace(":", ""))
+
+
+@functools.lru_cache(maxsize=_ADDRESSES)
+def _packed(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +125,10 @@ class VirtualNetwork:
             raise ConfigError(f"VNI {self.vni} maps {mapping.mac} twice.")
         self.location[mac] = mapping.nve
         self.tag_of[mac] = mapping.tag
-        if not mapping.ips:
-            self._free_ip.add(mac)
+        if not mapping.ips and not self.learned:
+            self._free_ip.add(mac)  # a learned one without addresses has none yet, or claimed somebody else's
         for ip in mapping.ips:
-            packed = ipaddress.ip_address(ip).packed
+            packed = _packed(ip)
             if packed in self.neighbours:
                 raise ConfigError(f"VNI {self.vni} maps {ip} twice.")
             self.neighbours[packed] = (mac, mapping.nve)

@@ -64,7 +64,7 @@ class WaitingFrames:
         self._bytes = 0
         self._number = 0
         self._asks: dict[Key, float] = {}
-        self._standing: frozenset[Key] = frozenset()
+        self._standing: dict[Key, None] = {}
         self._refused: dict[Key, float] = {}
 
     def __len__(self) -> int:
@@ -117,10 +117,10 @@ class WaitingFrames:
             self._asks.pop(key, None)
             self._refused.pop(key, None)
 
-    def stand(self, keys: frozenset[Key], now: float) -> None:
+    def stand(self, keys: Iterable[Key], now: float) -> None:
         """Ask for exactly these keys too though no frame waits for them, as long as they are missing."""
-        self._standing = keys
-        for key in keys:
+        self._standing = dict.fromkeys(keys)
+        for key in self._standing:
             self._asks.setdefault(key, now)
 
     def take_demands(self, now: float) -> list[Demand]:

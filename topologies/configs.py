@@ -164,6 +164,7 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
         "keys": {"on_demand": scenario.keys == "on-demand"},
         "openflow": {"address": MANAGEMENT_NVA, "port": OPENFLOW_PORT},
         "rest": {"address": MANAGEMENT_NVA, "port": REST_PORT},
+        "fabric": {"ecmp": scenario.underlay.ecmp, "anti_spoofing": scenario.underlay.anti_spoofing},
         "switches": plan.datapath_ids,
         "links": [
             {"between": list(link.between), "via": _devices(plan, link.via), "cost": link.cost}
@@ -209,7 +210,8 @@ def _tag_rules(tenant: Tenant) -> list[dict[str, Any]] | None:
 
 def _place(plan: Plan, name: str) -> dict[str, Any]:
     mac, switch = plan.attachment(name)
-    return {"address": plan.underlay_addresses[name], "switch": switch, "mac": mac}
+    port = plan.attachment_port(name)
+    return {"address": plan.underlay_addresses[name], "switch": switch, "switch_port": port, "mac": mac}
 
 
 def _devices(plan: Plan, via: tuple[str, ...]) -> list[str]:

@@ -269,14 +269,12 @@ class Testbed:
         _root(["ip", "link", "set", ours, "up"])
         nva.ip([f"address add {MANAGEMENT_NVA}/{MANAGEMENT_PREFIX} dev {theirs}", f"link set {theirs} up"])
 
+    def _bridge_spec(self, switch: str) -> BridgeSpec:
+        ports = {end.interface: int(end.interface.rpartition("-eth")[2]) for end in self.plan.ends(switch)}
+        return BridgeSpec(switch, self.plan.datapath_ids[switch], ports)
+
     def _make_switches(self) -> None:
-        bridges = []
-        for name, number in self.plan.datapath_ids.items():
-            ports = {
-                end.interface: int(end.interface.rpartition("-eth")[2]) for end in self.plan.ends(name)
-            }
-            bridges.append(BridgeSpec(name, number, ports))
-        self._ovs.add_bridges(bridges)
+        self._ovs.add_bridges(self._bridge_spec(name) for name in self.plan.datapath_ids)
         wait_for("the switches' ports", self._ovs.ports_up, self._ovs.daemons)
         # After Open vSwitch has taken the ports: it clears queueing disciplines when it does.
         try:
@@ -463,6 +461,15 @@ class Testbed:
         """Take a link down or up, at both ends, so that both switches see it."""
         for node, interface in self.plan.link_ends(first, second):
             self._handles[node].ip([f"link set {interface} {'up' if up else 'down'}"])
+
+    def fail_switch(self, name: str) -> None:
+        """Take a switch away. Its neighbours' ports stay up, as with a switch that is stuck: only silence tells."""
+        self._ovs.remove_bridges([name])
+
+    def restore_switch(self, name: str) -> None:
+        """Bring a failed switch back; it has no rules until the controller has given it some."""
+        self._ovs.add_bridges([self._bridge_spec(name)])
+        self._ovs.set_controller([name], f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
 
     @staticmethod
     def _each(action: Callable[[str], None], names: Iterable[str]) -> None:

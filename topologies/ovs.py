@@ -126,7 +126,7 @@ class PrivateOvs:
             arguments += ["--", "add-br", bridge.name, "--", "set", "bridge", bridge.name]
             arguments += [
                 f"datapath_type={self.datapath}",
-                "protocols=OpenFlow13",
+                "protocols=OpenFlow13,OpenFlow15",
                 "fail_mode=secure",
                 f"other-config:datapath-id={bridge.datapath_id:016x}",
                 f"other-config:dp-desc={bridge.name}",

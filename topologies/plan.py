@@ -120,6 +120,13 @@ class Plan:
                 return wire.first.mac, wire.second.node
         raise KeyError(f"'{node}' has no underlay address")
 
+    def attachment_port(self, node: str) -> int:
+        """Return the OpenFlow port of the switch that ``attachment`` names; KeyError when the node has none."""
+        for wire in self.wires:
+            if wire.underlay and wire.first.node == node and wire.first.addresses:
+                return int(wire.second.interface.rpartition("-eth")[2])
+        raise KeyError(f"'{node}' has no underlay address")
+
     def tenant_of(self, host: str) -> str:
         """Return the tenant that owns ``host``; KeyError when it is no tenant's host."""
         for name, tenant in self.scenario.tenants.items():

@@ -66,10 +66,16 @@ class Link(StrictModel):
 
 
 class Underlay(StrictModel):
-    """The network under the overlay: one flat layer 2 network of OpenFlow switches."""
+    """The network under the overlay: one flat layer 2 network of OpenFlow switches.
+
+    ``ecmp``: unicast is spread over all shortest paths; else each pair of switches uses one. ``anti_spoofing``: edge
+    ports drop frames with the underlay source addresses of nodes elsewhere; off where an attack needs them.
+    """
 
     family: Literal["ipv4", "ipv6"] = "ipv4"
     mtu: int = Field(default=1500, ge=1280, le=9000)
+    ecmp: bool = True
+    anti_spoofing: bool = True
     switches: tuple[NodeName, ...] = Field(min_length=1)
     links: tuple[Link, ...] = ()
 

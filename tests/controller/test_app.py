@@ -10,8 +10,8 @@ import pytest
 
 from controller import app, openflow
 from controller.app import Switches, SwitchWriter
-from controller.fabric import FlowRule, GroupEntry, Match
-from controller.underlay import Clear, Update
+from controller.flows import FlowRule, GroupEntry, Match
+from controller.underlay import AskStats, Clear, Update
 
 PATIENCE = 20.0
 
@@ -121,15 +121,22 @@ def test_a_group_is_there_as_long_as_a_rule_uses_it(monkeypatch: pytest.MonkeyPa
     gone, added = FlowRule(1, 250, Match(in_port=1), group=old), FlowRule(1, 250, Match(), group=new)
     framework: Any = Framework()
     writer = SwitchWriter(framework, Recorder(1))
-    writer.put(Update(1, (added,), (gone,), (new,), (old,)))
+    writer.put(Update(1, (added,), (gone,), (new,), (old,), cookie=5))
+    monkeypatch.setattr(openflow, "stats_requests", lambda _: ["flow stats", "port stats"])
+    switches = Switches()
+    switches.add(writer)
+    switches.dispatch(AskStats(1))
+    switches.dispatch(AskStats(2))  # of a switch that is gone
     writer.put(Clear(1))
     assert done.wait(PATIENCE)
     writer.put(None)
     assert sent == [
         ("group_add", new),
-        ("flow_add", added),
+        ("flow_add", added, 5),
         ("flow_delete", gone),
         ("group_delete", old),
+        "flow stats",
+        "port stats",
         ("flow_clear",),
         ("group_clear",),
     ]

@@ -11,17 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.discovery import ETHERTYPE_LLDP, Link, PortId, Topology
-from controller.fabric import (
-    FORWARD_TABLE,
-    MAX_HOSTS_PER_PORT,
-    FlowRule,
-    Hosts,
-    Match,
-    Routes,
-    Rules,
-    desired_rules,
-    difference,
-)
+from controller.fabric import MAX_HOSTS_PER_PORT, Hosts, desired_rules
+from controller.flows import FORWARD_TABLE, FlowRule, Match, Rules, difference
+from controller.routes import Routes
 
 HOST_PORT = 100
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -281,6 +273,21 @@ def test_a_node_of_the_inventory_is_at_its_own_switch_only() -> None:
     hosts.keep_only(frozenset({(3, HOST_PORT)}))
     hosts.note(mac(1), (3, HOST_PORT))
     assert hosts.locations() == {}
+
+
+def test_a_node_whose_port_is_known_has_its_place_without_having_spoken() -> None:
+    place, other = (1, HOST_PORT), (1, HOST_PORT + 1)
+    hosts = Hosts({mac(1): 1}, {mac(1): HOST_PORT})
+    hosts.note(mac(1), other)
+    assert hosts.locations() == {}, "the right switch is not enough"
+    hosts.keep_only(frozenset({place, other}))
+    assert hosts.locations() == {mac(1): place}
+    assert not hosts.note(mac(1), place), "no news"
+    hosts.keep_only(frozenset({other}))
+    assert hosts.locations() == {}
+    hosts.note(mac(1), other)
+    hosts.keep_only(frozenset({place}))
+    assert hosts.locations() == {mac(1): place}
 
 
 def test_an_unknown_source_goes_to_the_controller_and_on() -> None:

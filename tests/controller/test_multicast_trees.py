@@ -9,17 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.discovery import Link, PortId, Topology
-from controller.fabric import (
-    FORWARD_TABLE,
-    FlowRule,
-    GroupEntry,
-    GroupMembers,
-    Hosts,
-    Match,
-    Routes,
-    desired_rules,
-    groups_of,
-)
+from controller.fabric import GroupMembers, Hosts, desired_rules
+from controller.flows import FORWARD_TABLE, FlowRule, GroupEntry, Match, groups_of
+from controller.routes import Routes
 from controller.underlay import Clear, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
 from tests.controller.inventories import build, document
 from tests.controller.test_fabric import HOST_PORT, Net, mac, nets, reachable

@@ -1,4 +1,4 @@
-"""Rules become OpenFlow 1.3 messages that each installed framework can write, and the right ones."""
+"""Rules become messages of OpenFlow 1.3 and 1.5 that each installed framework can write, and the right ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from controller import openflow
-from controller.fabric import FlowRule, GroupEntry, Match
+from controller.counters import FlowCount, PortCount
+from controller.flows import FlowRule, GroupEntry, Match
 
 MATCHES = [
     Match(),
@@ -20,15 +21,24 @@ MATCHES = [
     Match(eth_type=0x0800, eth_dst="01:00:5e:3c:51:01", ip_dst="239.60.81.1"),
     Match(eth_type=0x86DD, eth_dst="33:33:00:00:00:01", ip_dst="ff05::1"),
     Match(in_port=2, eth_dst="01:00:00:00:00:00", eth_dst_mask="01:00:00:00:00:00"),
+    Match(eth_type=0x0806, ip_src="192.168.1.1"),
+    Match(in_port=1, eth_type=0x0800, eth_src="02:00:00:00:00:01", ip_src="192.168.1.1"),
+    Match(eth_type=0x86DD, ip_src="fd00::1"),
+    Match(in_port=1, eth_type=0x86DD, advertisement=True),
+    Match(eth_type=0x86DD, advertisement=True, nd_target="fd00::1"),
 ]
 
 
-@pytest.fixture(params=["ryu", "os_ken"])
-def datapath(request: pytest.FixtureRequest) -> Any:
-    name = f"{request.param}.ofproto.ofproto_v1_3"
+def make_datapath(framework: str, version: str) -> Any:
+    name = f"{framework}.ofproto.ofproto_{version}"
     pytest.importorskip(name, exc_type=ImportError)
     ofproto, parser = importlib.import_module(name), importlib.import_module(f"{name}_parser")
-    return SimpleNamespace(ofproto=ofproto, ofproto_parser=parser, id=1)
+    return SimpleNamespace(ofproto=ofproto, ofproto_parser=parser, id=0x1_0000_0007)
+
+
+@pytest.fixture(params=["ryu v1_3", "ryu v1_5", "os_ken v1_3", "os_ken v1_5"])
+def datapath(request: pytest.FixtureRequest) -> Any:
+    return make_datapath(*request.param.split())
 
 
 def written(message: Any) -> bytes:
@@ -55,6 +65,13 @@ def test_each_rule_says_what_it_says(datapath: Any, match: Match) -> None:
         expected["eth_dst"] = (match.eth_dst, match.eth_dst_mask)
     if match.ip_dst is not None:
         expected["ipv6_dst" if ":" in match.ip_dst else "ipv4_dst"] = match.ip_dst
+    if match.ip_src is not None:
+        source = {0x0806: "arp_spa", 0x0800: "ipv4_src", 0x86DD: "ipv6_src"}[match.eth_type or 0]
+        expected[source] = match.ip_src
+    if match.advertisement:
+        expected |= {"ip_proto": 58, "icmpv6_type": 136}
+    if match.nd_target is not None:
+        expected["ipv6_nd_target"] = match.nd_target
     assert dict(message.match.items()) == expected
 
 
@@ -62,7 +79,8 @@ def test_each_rule_says_what_it_says(datapath: Any, match: Match) -> None:
 def test_a_group_is_of_type_all_with_a_bucket_for_each_port(datapath: Any, ports: tuple[int, ...]) -> None:
     entry, ofproto = GroupEntry("239.60.81.1", ports), datapath.ofproto
     message = openflow.group_add(datapath, entry)
-    assert len(written(message)) == 16 + 32 * len(ports)
+    new = ofproto.OFP_VERSION == openflow.OPENFLOW_15
+    assert len(written(message)) == (24 + 24 * len(ports) if new else 16 + 32 * len(ports))
     assert (message.command, message.type, message.group_id) == (ofproto.OFPGC_ADD, ofproto.OFPGT_ALL, entry.group_id)
     assert [[action.port for action in bucket.actions] for bucket in message.buckets] == [[port] for port in ports]
     flow = openflow.flow_add(datapath, FlowRule(1, 250, MATCHES[5], group=entry))
@@ -71,13 +89,56 @@ def test_a_group_is_of_type_all_with_a_bucket_for_each_port(datapath: Any, ports
     assert [action.group_id for action in instruction.actions] == [entry.group_id]
 
 
+def test_a_group_of_type_select_has_equal_buckets_that_watch_their_ports(datapath: Any) -> None:
+    entry, ofproto = GroupEntry("", (3, 7), select=True), datapath.ofproto
+    message = openflow.group_add(datapath, entry)
+    data = written(message)
+    assert (message.command, message.type) == (ofproto.OFPGC_ADD, ofproto.OFPGT_SELECT)
+    assert message.group_id == entry.group_id
+    if ofproto.OFP_VERSION == openflow.OPENFLOW_13:
+        assert [(bucket.weight, bucket.watch_port) for bucket in message.buckets] == [(1, 3), (1, 7)]
+        return
+    kinds = [[(prop.type, getattr(prop, "weight", None), getattr(prop, "watch", None)) for prop in bucket.properties]
+             for bucket in message.buckets]  # fmt: skip
+    assert kinds == [[(ofproto.OFPGBPT_WEIGHT, 1, None), (ofproto.OFPGBPT_WATCH_PORT, None, port)] for port in (3, 7)]
+    # Netronome's property (ovs-ofctl(8), selection_method): dp_hash over L4 (0), mixed with the switch's number (7).
+    expected = "ffff0028" "0000154d" "00000001" "00000000" + b"dp_hash".ljust(16, b"\0").hex() + "0000000000000007"
+    assert data[-40:].hex() == expected
+
+
+@pytest.mark.parametrize("version", ["v1_3", "v1_5"])
+@pytest.mark.parametrize("entry", [GroupEntry("239.60.81.1", (1, 2)), GroupEntry("", (1, 2, 3), select=True)])
+def test_both_frameworks_write_the_same_groups(version: str, entry: GroupEntry) -> None:
+    pair = [make_datapath(framework, version) for framework in ("ryu", "os_ken")]
+    first, second = (written(openflow.group_add(datapath, entry)) for datapath in pair)
+    assert first == second
+
+
+def test_counters_are_asked_for_and_understood(datapath: Any) -> None:
+    ofproto, parser = datapath.ofproto, datapath.ofproto_parser
+    for request in openflow.stats_requests(datapath):
+        assert written(request)
+    match = parser.OFPMatch(in_port=3, eth_dst=("01:00:00:00:00:00", "01:00:00:00:00:00"))
+    counts: dict[str, Any] = {"packet_count": 5, "byte_count": 700}
+    stat = SimpleNamespace(table_id=1, priority=300, match=match, **counts)
+    if ofproto.OFP_VERSION == openflow.OPENFLOW_15:
+        stat = SimpleNamespace(table_id=1, priority=300, match=match, stats=counts)
+    message = SimpleNamespace(datapath=datapath, body=[stat], flags=ofproto.OFPMPF_REPLY_MORE)
+    fields = {"in_port": 3, "eth_dst": "01:00:00:00:00:00/01:00:00:00:00:00"}
+    assert openflow.flow_counts(message) == ((FlowCount(1, 300, fields, 5, 700),), True)
+    names = ("port_no", "rx_packets", "tx_packets", "rx_bytes", "tx_bytes", "rx_dropped", "tx_dropped")
+    ports = [SimpleNamespace(**dict(zip(names, range(start, start + 7), strict=True))) for start in (2, 0xFFFFFFFE)]
+    answer = SimpleNamespace(datapath=datapath, body=ports, flags=0)
+    assert openflow.port_counts(answer) == (PortCount(2, 3, 4, 5, 6, 7, 8),), "the switch's own port is left out"
+
+
 def test_deleting_a_group_names_it_and_clearing_names_all(datapath: Any) -> None:
     entry, ofproto = GroupEntry("239.60.81.1", (3,)), datapath.ofproto
     for message, number in (
         (openflow.group_delete(datapath, entry), entry.group_id),
         (openflow.group_clear(datapath), ofproto.OFPG_ALL),
     ):
-        assert len(written(message)) == 16
+        assert len(written(message)) == (24 if ofproto.OFP_VERSION == openflow.OPENFLOW_15 else 16)
         assert (message.command, message.group_id) == (ofproto.OFPGC_DELETE, number)
 
 

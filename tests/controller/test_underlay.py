@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from controller.discovery import PortId, build_probe
-from controller.fabric import FlowRule
+from controller.flows import FlowRule
 from controller.inventory import Inventory
 from controller.underlay import (
+    AskStats,
     Clear,
     Command,
     Emit,
@@ -22,7 +23,7 @@ from controller.underlay import (
     UnderlayEvent,
     Update,
 )
-from tests.controller.inventories import build
+from tests.controller.inventories import build, document
 
 WIRES = {(1, 1): (2, 1), (2, 2): (3, 1), (1, 2): (4, 1), (4, 2): (3, 2)}
 HOST_PORT = 3
@@ -74,7 +75,10 @@ class Network:
     def run(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.1)):
             self.now += 0.1
-            self.handle(Tick())
+            self.tick()
+
+    def tick(self) -> list[Command]:
+        return self.handle(Tick())
 
     def output(self, dpid: int, target: bytes) -> tuple[int, ...]:
         text = target.hex(":")
@@ -154,6 +158,22 @@ def test_an_address_of_the_inventory_cannot_be_taken_while_its_port_is_down(netw
     assert network.output(4, nve1) == (1,)
 
 
+def test_the_way_to_a_node_whose_port_is_known_is_there_before_any_frame() -> None:
+    data = document()
+    data["nodes"]["nve3"]["switch_port"] = HOST_PORT
+    network = Network(build(data))
+    network.start()
+    nve3 = bytes.fromhex("026081010300")
+    assert network.output(1, nve3) == (1,)
+    assert network.output(3, nve3) == (HOST_PORT,)
+    network.handle(PortStatus(1, 1, False))
+    assert network.output(1, nve3) == (2,)
+    network.handle(PortStatus(3, HOST_PORT, False))
+    assert network.underlay.view()["hosts"] == []
+    network.handle(PortStatus(3, HOST_PORT, True))
+    assert network.output(3, nve3) == (HOST_PORT,)
+
+
 def test_frames_on_links_teach_nothing(network: Network) -> None:
     for dpid, port in ((1, 1), (2, 1), (3, 2)):
         network.handle(PacketIn(dpid, port, frame(HOST)))
@@ -210,4 +230,4 @@ def test_nothing_changes_nothing(network: Network) -> None:
     for _ in range(30):
         network.now += 0.1
         commands = network.handle(Tick())
-        assert all(isinstance(command, Emit) for command in commands)
+        assert all(isinstance(command, (Emit, AskStats)) for command in commands)

@@ -15,6 +15,8 @@ from geneve.security.association import InboundAssociation
 from geneve.security.open import Opened, PacketOpener
 from geneve.security.transit import TransitVerifier, Verified
 from nve.dataplane import Dataplane, Received
+from nve.fdb import parse_messages
+from nve.presence import Presence
 from nve.too_big import build_too_big
 from tests.geneve.make_vectors import PROFILES, associations
 from tests.support import node_state, source
@@ -82,10 +84,23 @@ def fuzz_nve(data: bytes) -> None:
     _NVE.from_tenants(100, [data])
 
 
+def fuzz_netlink(data: bytes) -> None:
+    """What the kernel tells of bridges, and what the NVE makes of it."""
+    with contextlib.suppress(ParseError):
+        events = [message.event for message in parse_messages(data) if message.event is not None]
+        presence = Presence()
+        presence.add_bridge(100, 3, 4)
+        presence.set_learned([100], 0.0)
+        presence.handle(events, 0.0)
+        presence.resync(events, 1.0)
+        presence.report()
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "parser": fuzz_parser,
     "opener": fuzz_opener,
     "transit": fuzz_transit,
     "inner": fuzz_inner,
     "nve": fuzz_nve,
+    "netlink": fuzz_netlink,
 }

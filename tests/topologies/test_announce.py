@@ -29,5 +29,5 @@ def test_an_ipv6_address_is_announced_by_an_unsolicited_advertisement() -> None:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(ValueError, match="10.0.0"):
+    with pytest.raises(ValueError, match=r"10\.0\.0"):
         announcements("02:00:00:00:00:07", ["10.0.0"])

@@ -43,12 +43,30 @@ def test_controller_accepts_the_inventory(plan: Plan) -> None:
 
 def test_inventory_tells_where_each_node_is_on_the_underlay(plan: Plan) -> None:
     parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
-    places = {"nva": (parsed.nva.mac, parsed.nva.switch)}
-    places |= {name: (node.mac, node.switch) for name, node in parsed.nodes.items()}
+    places = {"nva": (parsed.nva.mac, parsed.nva.switch, parsed.nva.switch_port)}
+    places |= {name: (node.mac, node.switch, node.switch_port) for name, node in parsed.nodes.items()}
     for wire in plan.wires:
         if wire.underlay and wire.first.addresses and wire.first.node in places:
-            assert places.pop(wire.first.node) == (wire.first.mac, wire.second.node)
+            switch = wire.second
+            found = places.pop(wire.first.node)
+            assert found[:2] == (wire.first.mac, switch.node)
+            assert f"{found[1]}-eth{found[2]}" == switch.interface
     assert not places
+
+
+def test_inventory_says_what_the_scenario_asks_of_the_fabric() -> None:
+    text = scenario_path("small").read_text()
+    for ecmp in (True, False):
+        for guard in (True, False):
+            keys = f"anti_spoofing: {str(guard).lower()}\n  ecmp: {str(ecmp).lower()}"
+            plan = make_plan(parse_scenario(text.replace("anti_spoofing: false", keys), "x.yaml"))
+            fabric = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json").fabric
+            assert (fabric.ecmp, fabric.anti_spoofing) == (ecmp, guard)
+
+
+def test_switches_guard_against_spoofing_but_for_scenarios_whose_attackers_need_it() -> None:
+    unguarded = {name for name in scenario_names() if not load_scenario(name).underlay.anti_spoofing}
+    assert unguarded == {"default", "small", "small-ipv6", "mechanism-multicast"}
 
 
 def test_inventory_knows_no_attacker() -> None:

@@ -251,3 +251,34 @@ class TestState:
         with pytest.raises(ConfigError, match=words):
             device.apply(device_state(vnis=()).model_copy(update=change))
         assert decide(device, sealed(make_sealer())).outcome is Outcome.EXPORTED
+
+
+# --- lifetimes -------------------------------------------------------------------------------
+
+SHORT = FULL.model_copy(update={"rekey_seconds": 10.0, "lifetime_seconds": 100.0})
+
+
+def test_an_association_past_its_lifetime_is_as_good_as_none() -> None:
+    device = TransitDevice("t1")
+    device.apply(device_state(profile=SHORT), 5.0)
+    sealer = make_sealer(profile=SHORT)
+    assert device.next_expiry() == 105.0
+    device.expire(104.9)
+    assert decide(device, sealed(sealer, sequence=1)).outcome is Outcome.EXPORTED
+    device.expire(105.0)
+    for now in (105.0, 200.0, 0.0):
+        decision = decide(device, sealed(sealer, sequence=2))
+        assert decision.outcome is Outcome.TELEMETRY_UNAUTHENTICATED
+        assert decision.forward
+        device.apply(device_state(profile=SHORT), now)
+        device.expire(now)
+    assert device.next_expiry() is None
+
+
+def test_a_push_does_not_prolong_a_life_and_new_keys_start_another() -> None:
+    device = TransitDevice("t1")
+    device.apply(device_state(profile=SHORT), 0.0)
+    device.apply(device_state(profile=SHORT, keys_for=(100, 200)), 50.0)
+    assert device.next_expiry() == 100.0
+    device.expire(100.0)
+    assert device.next_expiry() == 150.0
