@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from experiments import (
     attacks_analysis,
     attacks_plots,
+    control_analysis,
     overhead_analysis,
     overhead_plots,
     telemetry_analysis,
@@ -58,6 +59,12 @@ def _run_telemetry(context: Context) -> None:
 
 def _run_mechanism(context: Context) -> None:
     from experiments.mechanism.live import run
+
+    run(context)
+
+
+def _run_control(context: Context) -> None:
+    from experiments.control import run
 
     run(context)
 
@@ -141,6 +148,18 @@ def _mechanism_section(root: Path) -> Section:
     )  # fmt: skip
 
 
+def _control_section(root: Path) -> Section:
+    result = control_analysis.analyse(root)
+    control_analysis.write_tables(result, _folder(root, "csv"))
+    return Section("control", "Control plane", "", control_analysis.summary(result), (
+        Table("control-outages.csv", "Outages", ""),
+        Table("control-isolation.csv", "Isolation", ""),
+        Table("control-rekey.csv", "Rekeying", ""),
+        Table("control-convergence.csv", "Convergence", ""),
+        ), (), result.failures, result.warnings,
+    )  # fmt: skip
+
+
 def _folder(root: Path, name: str) -> Path:
     path = root / name
     path.mkdir(exist_ok=True)
@@ -165,6 +184,10 @@ def _mechanism_seconds(_: Profile) -> float:
     return scenarios * START_SECONDS + 2 * len(PROBES) * mechanism_analysis.PROBE_SECONDS
 
 
+def _control_seconds(profile: Profile) -> float:
+    return profile.repeats * (START_SECONDS + control_analysis.repeat_seconds(profile))
+
+
 def _telemetry_seconds(profile: Profile) -> float:
     return START_SECONDS + 2 + 0.005 * profile.telemetry_packets
 
@@ -187,6 +210,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "mechanism", "mechanism-confidentiality", "SEC-GEN-1 to 17, each with a crippled twin",
             _mechanism_seconds, _run_mechanism, _mechanism_section,
+        ),
+        Experiment(
+            "control", "control-plane", "convergence, failures, moves, revocation and rekeying under load",
+            _control_seconds, _run_control, _control_section,
         ),
     )
 }  # fmt: skip
