@@ -319,6 +319,10 @@ class _Analysis:
         if not rate and any(entry["rekeys"] for entry, _ in of_rate):
             self.result.warnings.append("control: associations were replaced in runs without rekeying")
         compared = ratio.statistics()
+        cpu = {
+            name: summarise(100 * entry["cpu_ns"][name] / (entry["end_ns"] - entry["begin_ns"]) for entry, _ in of_rate)
+            for name in ("controller", "nve1", "nve3")
+        }
         return {
             "rate": rate, "done_per_s": rounded(achieved), "runs": len(of_rate),
             "rekeys": sum(entry["rekeys"] for entry, _ in of_rate), "sent": sent, "lost": lost,
@@ -327,6 +331,7 @@ class _Analysis:
             "gap_ms": outage.statistics()["median"], "gap_max_ms": outage.statistics()["max"],
             "goodput_mbit": goodput.statistics()["median"], "ratio": compared["median"],
             "ratio_low": compared["ci_low"], "ratio_high": compared["ci_high"], "ratio_count": compared["count"],
+            **{f"cpu_{name}_percent": rounded(used.median, 3) for name, used in cpu.items()},
             "missing": goodput.statistics()["missing"], "reasons": goodput.statistics()["reasons"],
         }  # fmt: skip
 
@@ -415,7 +420,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "isolation": ("node", "what", "unit", *_STATISTICS, "resolution_ms"),
     "rekey": (
         "rate", "done_per_s", "runs", "rekeys", "sent", "lost", "lost_share", "lost_high", "gap_ms", "gap_max_ms",
-        "goodput_mbit", "ratio", "ratio_low", "ratio_high", "ratio_count", "missing", "reasons",
+        "goodput_mbit", "ratio", "ratio_low", "ratio_high", "ratio_count", "cpu_controller_percent", "cpu_nve1_percent",
+        "cpu_nve3_percent", "missing", "reasons",
     ),
 }  # fmt: skip
 

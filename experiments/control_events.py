@@ -14,7 +14,7 @@ from typing import Any
 from experiments.bench import records
 from experiments.context import Context, ExperimentError
 from experiments.control_flows import Flow, Flows, watch
-from experiments.measure import IperfServer, MeasureError, tcp_goodput
+from experiments.measure import IperfServer, MeasureError, cpu_nanoseconds, tcp_goodput
 from experiments.programs import wait_for
 from geneve.errors import ConfigError
 from topologies.configs import CONTROLLER_NAME
@@ -217,13 +217,20 @@ class Events:
         profile = self.context.profile
         with self.flows.running([BOTH_WAYS[0]], REKEY_INTERVAL) as flows:
             operator = Operator(self.testbed, rate)
-            begin = time.time_ns()
             with operator:
+                before, begin = self._work(), time.time_ns()
                 end = watch(profile.rekey_seconds)
-            entry = self._entry("rekey", flows, begin, end, interval=REKEY_INTERVAL, rate=rate, **operator.done())
+                used = {name: work - before[name] for name, work in self._work().items()}
+            entry = self._entry(
+                "rekey", flows, begin, end, interval=REKEY_INTERVAL, rate=rate, cpu_ns=used, **operator.done()
+            )
         if rate in profile.rekey_tcp_rates:
             entry["tcp"] = self._tcp(rate)
         return [entry]
+
+    def _work(self) -> dict[str, int]:
+        """CPU time of the daemons that a replacement concerns, in nanoseconds."""
+        return {name: cpu_nanoseconds(self.testbed.daemon_pid(name)) for name in (CONTROLLER_NAME, "nve1", "nve3")}
 
     def _tcp(self, rate: int) -> Entry:
         """Goodput of one TCP flow while associations are replaced; a value or the reason why there is none."""
