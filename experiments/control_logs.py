@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def effect(flow: FlowLog, begin_ns: int, end_ns: int, interval: float) -> Effect
 
 def _longest(flow: FlowLog, window: list[tuple[int, int]], interval: float) -> float:
     longest = 0.0
-    for (before, first), (after, second) in zip(window, window[1:], strict=False):
+    for (before, first), (after, second) in pairwise(window):
         allowed = interval * 1e9
         if second == first + 1 and {first, second} <= flow.sent.keys():
             allowed = max(allowed, flow.sent[second] - flow.sent[first])  # a sender that pauses is no outage
@@ -94,7 +95,7 @@ def _longest(flow: FlowLog, window: list[tuple[int, int]], interval: float) -> f
 
 
 def last_receipt(flow: FlowLog, begin_ns: int, end_ns: int) -> int | None:
-    """Return when the last message arrived before ``end_ns``; None when nothing did since shortly before ``begin_ns``."""
+    """Return when the last message arrived before ``end_ns``; None when none did since just before ``begin_ns``."""
     times = [time for time, _ in flow.received if begin_ns - _LEAD_NS <= time <= end_ns]
     return times[-1] if times else None
 

@@ -14,33 +14,33 @@ from experiments.statistics import summarise
 OUTAGES = Plot(
     "control-outages",
     "Outage of tenants' flows",
-    "Longest time in which a receiving tenant got nothing, beyond what the sender itself left between two messages, for "
-    "each event; of several flows the worst. Circles: single events; diamonds and whiskers: median and its "
-    "order-statistics interval. Dotted line: the sending interval, which is the resolution; triangles: no longer than "
-    "that. 'nothing done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent "
-    "in all windows together.",
+    "Longest time in which a receiving tenant got nothing, beyond what the sender itself left between two messages; of "
+    "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics "
+    "interval. Dotted line: the sending interval, which is the resolution; triangles: no longer than that. 'nothing "
+    "done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
+    "windows of all events together.",
 )
 ISOLATION = Plot(
     "control-isolation",
     "Time to isolation of a revoked node",
     "From the operator's request to the answer, and to the last sign of the revoked node, rounded up by one sending "
-    "interval: the last message of its tenant that a peer's tenant received; the last message to its tenant that it could "
-    "still open; the last record that a revoked transit device exported as authenticated. Marks as above.",
+    "interval: the last message of its tenant that a peer's tenant received; the last message to its tenant that it "
+    "could still open; the last packet that a revoked transit device reported as authenticated. Marks as above.",
 )
 CONVERGENCE = Plot(
     "control-convergence",
     "Time to convergence",
-    "Top: from the launch of the controller and all daemons. Below: from the launch of a killed NVA, from the return of a "
-    "link, from the launch of a restored NVE, and from an operator's permission for a transit device to come back, which "
-    "goes on trying by itself. Marks as above. Starting Python is in it: most of the time of a start.",
+    "First six: from the launch of the controller and all daemons. Below: from the launch of a killed NVA, from the "
+    "return of a link, from the launch of a restored NVE, and from an operator's permission for a transit device to "
+    "come back, which goes on trying by itself. Marks as above. Most of it is the start of Python programs.",
 )
 REKEY = Plot(
     "control-rekey",
     "Rekeying under load",
-    "All associations replaced so many times a second, make before break. Top: messages lost; whiskers: from nought to "
-    "the upper end of the Wilson 95% interval, which says how much loss could have gone unseen. Middle: longest time in "
-    "which the receiver got nothing, beyond the sending interval. Bottom: goodput of one TCP flow, relative to the same "
-    "repeat's without rekeying. Circles: repeats; diamonds and whiskers: median and its interval.",
+    "All associations replaced so many times a second, make before break. Top: messages lost; whiskers: up to the "
+    "upper end of the Wilson 95% interval, which says how much loss could have gone unseen. Middle: longest time in "
+    "which the receiver got nothing, beyond the sending interval. Bottom: goodput of one TCP flow, relative to that of "
+    "the same repeat without rekeying. Circles: repeats; diamonds and whiskers: median and its interval.",
 )
 PLOTS = (OUTAGES, ISOLATION, CONVERGENCE, REKEY)
 
@@ -97,22 +97,28 @@ def draw(result: ControlResult, folder: Path) -> list[Plot]:
     """Draw every plot there are data for, and return which were drawn."""
     drawn = []
     outages, isolation, steps = _outage_lines(result), _isolation_lines(result), _step_lines(result)
-    for plot, make, available in (
-        (OUTAGES, lambda: _strip(outages, "outage (ms, logarithmic)", "lost / sent"), outages),
-        (ISOLATION, lambda: _strip(isolation, "time since the request (ms, logarithmic)"), isolation),
-        (CONVERGENCE, lambda: _strip(steps, "time (s, logarithmic)"), steps),
-        (REKEY, lambda: _rekey(result), [row for row in result.rekey if row["sent"]]),
+    for plot, lines, label, notes in (
+        (OUTAGES, outages, "outage (ms, logarithmic)", "lost / sent"),
+        (ISOLATION, isolation, "time since the request (ms, logarithmic)", ""),
+        (CONVERGENCE, steps, "time (s, logarithmic)", ""),
     ):
-        if available:
-            save(make(), folder, plot.name)
+        if lines:
+            save(_strip(lines, label, notes), folder, plot.name)
             drawn.append(plot)
+    if any(row["sent"] for row in result.rekey):
+        save(_rekey(result), folder, REKEY.name)
+        drawn.append(REKEY)
     return drawn
+
+
+def _values(result: ControlResult, *key: str) -> list[float]:
+    return result.points[key]
 
 
 def _outage_lines(result: ControlResult) -> list[_Line]:
     rows = {(row["event"], row["flows"]): row for row in result.outages if row["count"]}
     return [
-        _Line(label, result.points["outages", *key], rows[key], f"{rows[key]['lost']}/{rows[key]['sent']}")
+        _Line(label, _values(result, "outages", *key), rows[key], f"{rows[key]['lost']}/{rows[key]['sent']}")
         for key, label in _OUTAGE_ROWS.items() if key in rows
     ]  # fmt: skip
 
@@ -120,7 +126,7 @@ def _outage_lines(result: ControlResult) -> list[_Line]:
 def _isolation_lines(result: ControlResult) -> list[_Line]:
     rows = {(row["node"], row["what"]): row for row in result.isolation if row["count"]}
     return [
-        _Line(label, result.points["isolation", *key], rows[key])
+        _Line(label, _values(result, "isolation", *key), rows[key])
         for key, label in _ISOLATION_ROWS.items() if key in rows
     ]  # fmt: skip
 
@@ -128,7 +134,7 @@ def _isolation_lines(result: ControlResult) -> list[_Line]:
 def _step_lines(result: ControlResult) -> list[_Line]:
     rows = {row["step"]: row for row in result.convergence if row["count"]}
     return [
-        _Line(_STEP_ROWS.get(step, step), result.points["convergence", step], rows[step])
+        _Line(_STEP_ROWS.get(step, step), _values(result, "convergence", step), rows[step])
         for step in STEPS if step in rows
     ]  # fmt: skip
 
@@ -204,9 +210,10 @@ def _rekey(result: ControlResult) -> Any:
     top.set_ylim(0, 1.35 * max(100 * row["lost_high"] for row in rows))
     top.set_ylabel("lost (%)")
     middle.set_ylabel("longest gap (ms)")
-    middle.set_ylim(0)
     bottom.set_ylabel("TCP goodput,\nrelative to none")
-    bottom.set_ylim(0)
+    for axes, name in ((middle, "outage"), (bottom, "ratio")):
+        values = [value for row in rows for value in result.points["rekey", name, str(row["rate"])]]
+        axes.set_ylim(0, 1.12 * max([*values, 1e-3]))
     bottom.set_xticks(range(len(rows)), [f"{row['rate']}" for row in rows])
     bottom.set_xlim(-0.5, len(rows) - 0.5)
     bottom.set_xlabel("replacements of all associations per second")

@@ -154,21 +154,21 @@ def _control_section(root: Path) -> Section:
     control_analysis.write_tables(result, _folder(root, "csv"))
     plots = control_plots.draw(result, _folder(root, "plots"))
     return Section(
-        "control", "Control plane", "How long convergence, failures, moves, revocation and rekeying take, and what tenants "
-        "lose by them, judged from tenants' own logs. Each repeat is a network of its own with all events in shuffled "
-        "order. Medians with order-statistics confidence intervals; one event is one sample.",
+        "control", "Control plane", "How long convergence, failures, moves, revocation and rekeying take, and what "
+        "tenants lose by them, judged from tenants' own logs. Each repeat is a network of its own with all events in "
+        "shuffled order. Medians with order-statistics confidence intervals; one event is one sample.",
         control_analysis.summary(result),
         (
-            Table("control-outages.csv", "Outages", "Of several flows the worst; sent and lost: messages in the windows of "
-                  "all events; count: events with a figure; missing: flows that were not back. Event nothing is the "
-                  "control, and so is whoever has no part in a revocation: they must lose nothing."),
+            Table("control-outages.csv", "Outages", "Of several flows the worst; sent and lost: messages in the "
+                  "windows of all events; count: events with a figure; missing: flows that were not back. Event nothing "
+                  "is the control, and so is whoever has no part in a revocation: they must lose nothing."),
             Table("control-isolation.csv", "Time to isolation", "From the operator's request; rounded up by the "
                   "resolution."),
-            Table("control-rekey.csv", "Rekeying under load", "rate: replacements of all associations a second asked for; "
-                  "done: those made of the associations of the flow; rekeys: associations replaced in all; lost high: "
-                  "upper end of the Wilson interval of the loss; CPU: percent of one processor."),
-            Table("control-convergence.csv", "Convergence", "Seconds from the launch of the programs, or from the event "
-                  "that the step names."),
+            Table("control-rekey.csv", "Rekeying under load", "rate: replacements of all associations a second asked "
+                  "for; done: those made of the flow's association; rekeys: associations replaced in all; lost high: "
+                  "upper end of the Wilson interval of the loss; cpu: percent of one processor."),
+            Table("control-convergence.csv", "Convergence", "Seconds from the launch of the programs, or from the "
+                  "event that the step names."),
         ),
         plots, result.failures, result.warnings,
     )  # fmt: skip

@@ -424,7 +424,7 @@ class Testbed:
         return self._moved.get(host, tenant.hosts[host].nve)
 
     def reconnect_switches(self) -> None:
-        """Have the switches try the controller at once, which they otherwise do ever more seldom, and find all links."""
+        """Have the switches try the controller now, and not after growing pauses; wait until all links are found."""
         self._ovs.set_controller(self.plan.nodes(Kind.SWITCH), f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
         what, daemons = "the underlay's links to be discovered", list(self._daemons.values())
         wait_for(what, lambda: self._view("topology").get("complete"), daemons, _START_SECONDS)
