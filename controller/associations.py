@@ -148,6 +148,7 @@ class AssociationTable:
         self._signers: dict[str, str] = {}
         self._demands: dict[DemandKey, dict[Key, Wish]] = {}
         self._demands_at: dict[str, set[DemandKey]] = {}
+        self._noted_at: dict[DemandKey, set[str]] = {}
         self._multicast: set[DemandKey] = set()
         self._wanted_by: dict[Key, set[DemandKey]] = {}
         self._lines: dict[Key, Line] = {}
@@ -249,8 +250,14 @@ class AssociationTable:
         self._recorder.demand(key)
         if key.multicast:
             self._multicast.add(key)
-        for node in {key.sender, key.audience}:
-            self._demands_at.setdefault(node, set()).add(key)
+        self._note(key, (key.sender, key.audience))
+
+    def _note(self, demand: DemandKey, nodes: Iterable[str]) -> None:
+        """See to it that a demand is settled anew when one of these nodes comes or goes."""
+        noted = self._noted_at.setdefault(demand, set())
+        for node in nodes:
+            noted.add(node)
+            self._demands_at.setdefault(node, set()).add(demand)
 
     def demands(self) -> list[DemandKey]:
         """Return all demands, in a fixed order."""
@@ -286,11 +293,9 @@ class AssociationTable:
 
     def _forget_demand(self, demand: DemandKey) -> set[str]:
         concerned: set[str] = set()
-        nodes = {demand.sender, demand.audience}
-        for key, wish in self._demands.pop(demand).items():
-            nodes |= {key.audience, *wish.members}
+        for key in self._demands.pop(demand):
             concerned |= self._unwant(demand, key)
-        for node in nodes & self._demands_at.keys():
+        for node in self._noted_at.pop(demand):
             self._demands_at[node].discard(demand)
         self._multicast.discard(demand)
         self._recorder.demand_gone(demand)
@@ -347,13 +352,14 @@ class AssociationTable:
             self._demands[demand] = wanted
             for key in before.keys() - wanted.keys():
                 concerned |= self._unwant(demand, key)
+            # Devices that have not registered yet too: when they do, they get their part.
+            self._note(demand, self._paths.get((demand.sender, demand.audience), ()))
             for key, wish in wanted.items():
                 self._wanted_by.setdefault(key, set()).add(demand)
-                if key.role is AssociationRole.TRANSIT:
-                    self._demands_at.setdefault(key.audience, set()).add(demand)
-                for member in wish.members:
-                    self._demands_at.setdefault(member, set()).add(demand)
+                self._note(demand, wish.members)
                 concerned |= self._ensure(key, wish, now)
+            if before.keys() - wanted.keys() and self._give(demand):
+                concerned.add(demand.sender)  # it has not to wait for those that are no longer needed
         return concerned
 
     # The exchange ---------------------------------------------------------------------------------------
@@ -404,12 +410,16 @@ class AssociationTable:
             self._give(demand)
         return concerned
 
-    def _give(self, demand: DemandKey) -> None:
-        """Let the sender use a line to an NVE once the transit devices on the way can use theirs."""
+    def _give(self, demand: DemandKey) -> bool:
+        """Let the sender use a line to an NVE once the transit devices on the way can use theirs; whether that is new.
+        """
         lines = [self._lines[key] for key in self._demands[demand] if key in self._lines]
-        if all(line.current is not None for line in lines):
-            for line in lines:
-                line.given = True
+        held_back = [line for line in lines if not line.given]
+        if not held_back or any(line.current is None for line in lines):
+            return False
+        for line in held_back:
+            line.given = True
+        return True
 
     def renew(self, line: Line, now: float) -> set[str]:
         """Replace a line's association, make before break; nothing while the last exchange is not complete."""

@@ -91,4 +91,22 @@ def _load_os_ken() -> Framework:
     from importlib.metadata import version
 
     importlib.import_module("os_ken.base.app_manager")
+    end_connections_at_once(importlib.import_module("os_ken.controller.controller").Datapath)
     return Framework("os-ken", version("os-ken"), _PACKAGES["os-ken"])
+
+
+def end_connections_at_once(datapath_class: Any) -> None:
+    """Have a connection that the switch ended count as ended at once.
+
+    os-ken 4.2 first waits for the thread that sends, and that one for something to send: a second, or for ever.
+    """
+    receive = datapath_class._recv_loop
+
+    def receive_and_end(datapath: Any) -> None:
+        try:
+            receive(datapath)
+        finally:
+            datapath.close()
+            datapath.send(b"")  # wakes the thread that sends, which then finds the connection closed
+
+    datapath_class._recv_loop = receive_and_end

@@ -136,9 +136,9 @@ def _packages() -> list[Finding]:
 
 _RYU_IMPORT = (
     "import eventlet.wsgi as w; w.ALREADY_HANDLED = getattr(w, 'ALREADY_HANDLED', object()); "
-    "import ryu.base.app_manager, ryu.ofproto.ofproto_v1_3"
+    "import ryu.base.app_manager, ryu.ofproto.ofproto_v1_3, ryu.ofproto.ofproto_v1_5"
 )
-_OS_KEN_IMPORT = "import os_ken.base.app_manager, os_ken.ofproto.ofproto_v1_3"
+_OS_KEN_IMPORT = "import os_ken.base.app_manager, os_ken.ofproto.ofproto_v1_3, os_ken.ofproto.ofproto_v1_5"
 
 
 def _frameworks() -> list[Finding]:

@@ -275,11 +275,15 @@ class Presence:
 
     def confirm(self, vni: int, mac: str, now: float) -> None:
         """Find out whether a tenant is still here; the answer is among those of :meth:`take_confirmations`."""
-        key = (vni, mac_bytes(mac))
+        try:
+            key = (vni, mac_bytes(mac))
+        except ValueError:
+            self._answers.append((vni, mac, False))  # no MAC address at all is nobody's
+            return
         if key in self._tenants:
             self._ask(key, now, for_nva=True)
         else:
-            self._answer(key, False)
+            self._answers.append((vni, mac, False))  # under the very name that was asked for
 
     def _ask(self, key: _Key, now: float, for_nva: bool) -> None:
         before = self._questions.get(key)

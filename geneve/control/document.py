@@ -73,10 +73,10 @@ def vni_scope(vni: int) -> str:
 
 
 class ScopeChange(StrictModel):
-    """What happens to one scope: ``replace`` empties it first; then ``remove``, then ``set``."""
+    """What happens to one scope: ``replace`` empties it first; then ``remove``, then ``set``, never shown (keys)."""
 
     replace: bool = False
-    set: dict[str, dict[str, Any]] = {}
+    set: dict[str, dict[str, Any]] = Field(default={}, repr=False)
     remove: tuple[str, ...] = ()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.test_scenarios import FRAMEWORKS
 from topologies import sandbox
 from topologies.network import Testbed
 from topologies.nodes import NodeHandle
@@ -71,12 +72,16 @@ print(json.dumps(heard), flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def ring(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     if not sandbox.inside():
         pytest.skip("builds a network and so runs inside the sandbox only; run 'make test'")
-    with Testbed(parse_scenario(RING, "ring.yaml"), tmp_path_factory.mktemp("ring")) as testbed:
+    print(f"controller on {request.param}")
+    with Testbed(parse_scenario(RING, "ring.yaml"), tmp_path_factory.mktemp("ring"), request.param) as testbed:
         yield testbed
+        log = testbed.layout.log("controller").read_text()
+    assert "OpenFlow error" not in log, "no switch refused a rule or a group"
+    assert "Traceback" not in log
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -139,11 +144,11 @@ def test_flows_of_one_pair_of_nves_use_both_paths(ring: Testbed) -> None:
 
 
 def outage(ring: Testbed, what: str, fail: Callable[[], None], mend: Callable[[], None]) -> None:
-    stream = Stream(ring, 5)
+    stream = Stream(ring, 4)
     time.sleep(1.5)
     fail()
     lost, gap = stream.end()
-    print(f"outage, {what}: {lost} of {round(5 / INTERVAL)} packets lost, worst flow {gap * 1000:.0f} ms")
+    print(f"outage, {what}: {lost} of {round(4 / INTERVAL)} packets lost, worst flow {gap * 1000:.0f} ms")
     try:
         assert gap < MAX_OUTAGE
     finally:
@@ -161,8 +166,8 @@ def test_a_link_fails(ring: Testbed, first: str, second: str) -> None:
     )
 
 
-@pytest.mark.parametrize("switch", ["s2", "s4"])
-def test_a_switch_fails_and_comes_back(ring: Testbed, switch: str) -> None:
+def test_a_switch_fails_and_comes_back(ring: Testbed) -> None:
+    switch = "s2"
     outage(ring, f"switch {switch} gone", lambda: ring.fail_switch(switch), lambda: ring.restore_switch(switch))
     before = sent(ring, "s1", switch)
     lost, _ = Stream(ring, 2).end()

@@ -32,6 +32,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_the_underlay_interface_goes_down_and_up(small_testbed: Testbed) -> None:
+    assert pings(small_testbed, "red1"), "and from now on there are keys: without, frames would wait, not be sent"
     interface = small_testbed.interface("nve1", "s1")
     small_testbed.node("nve1").ip([f"link set {interface} down"])
     assert not pings(small_testbed, "red1")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geneve.control.demand import MAX_DEMANDS, Demand
 from geneve.control.profile import Dummies, DummyMode, Padding, PaddingMode, Profile
@@ -309,3 +311,62 @@ def test_cover_traffic_that_is_not_wanted_any_more_asks_for_nothing():
     one = nve(keyless(node_state("nve1", profile=COVER)))
     one.apply(keyless(node_state("nve1", epoch=1)), 0.1)
     assert one.take_demands(REFUSED_PAUSE) == []
+
+
+# --- any order of events ---------------------------------------------------------------------
+
+_STEPS = st.one_of(
+    st.tuples(st.just("send"), st.sampled_from(["nve2", "nve3", "all"])),
+    st.tuples(st.just("keys"), st.sets(st.sampled_from(["nve2", "nve3"]))),
+    st.tuples(st.just("policy"), st.sampled_from([Action.SECURE, Action.DISCARD])),
+    st.tuples(st.just("refuse"), st.sampled_from(["nve2", "nve3"])),
+    st.tuples(st.just("time"), st.floats(0.1, 1.5)),
+)
+
+
+@given(st.lists(_STEPS, max_size=40))
+def test_whatever_comes_frames_leave_sealed_in_order_and_once_or_are_counted(steps):
+    one = nve()
+    receivers = {ADDRESSES[name]: Dataplane(name, bytes(32)) for name in ("nve2", "nve3")}
+    for receiver in receivers.values():
+        receiver.apply(node_state(receiver.name))
+    now, number, have, action = 0.0, 0, set(), Action.SECURE
+    arrived: dict[str, list[int]] = {address: [] for address in receivers}
+
+    def deliver(datagrams: list[Datagram]) -> None:
+        for item in datagrams:
+            frames = receivers[item.destination].from_underlay([Received(item.payload, source("nve1"))])
+            assert len(frames) == 1, "sealed, under a key of the policy's, and no replay"
+            arrived[item.destination].append(int(frames[0][1][42:]))
+
+    for kind, value in steps:
+        if kind == "send":
+            number += 1
+            frame = udp_frame(receiver="nve2" if value == "all" else value, data=b"%d" % number)
+            deliver(one.from_tenants(100, [broadcast(b"%d" % number) if value == "all" else frame], now).datagrams)
+        elif kind in ("keys", "policy"):
+            have = have | value if kind == "keys" else have  # an SPI that was withdrawn does not come back
+            action = value if kind == "policy" else action
+            whole = keyless(node_state("nve1"), *have)
+            rules = whole.policy if action is Action.SECURE else ()
+            deliver(one.apply(whole.model_copy(update={"policy": rules}), now))
+        elif kind == "refuse":
+            one.refuse_demand(TO_NVE2 if value == "nve2" else TO_NVE3, now)
+        else:
+            now += value
+            deliver(one.run_due(now))
+        one.take_demands(now)
+    now += WAIT_SECONDS
+    one.run_due(now)
+    for numbers in arrived.values():
+        assert numbers == sorted(set(numbers)), "in order, and none twice"
+    assert len(one._waiting) == 0
+    sent = sum(len(numbers) for numbers in arrived.values())
+    assert sent == one.counters["datagrams_sent"]
+    assert number <= sent + sum(one.drops.values())
+    assert set(one.drops) <= {
+        DropReason.KEY_WAIT_TIMEOUT,
+        DropReason.KEY_WAIT_OVERFLOW,
+        DropReason.NO_ASSOCIATION,
+        DropReason.POLICY_DISCARD,
+    }

@@ -284,7 +284,8 @@ def test_an_answer_does_not_wait_once_the_port_is_gone(here, event):
 def test_who_is_not_here_is_answered_for_at_once(here):
     here.confirm(VNI, MAC, 2.0)
     here.confirm(999, MAC, 2.0)
-    assert here.take_confirmations(2.0) == [(VNI, MAC, False), (999, MAC, False)]
+    here.confirm(VNI, "nonsense", 2.0)
+    assert here.take_confirmations(2.0) == [(VNI, MAC, False), (999, MAC, False), (VNI, "nonsense", False)]
     assert here.take_frames() == []
 
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from controller.pki import TestbedCa, write_credentials
 from geneve.control import jsonrpc
+from geneve.control.document import PolicyEntry, to_wire
 from geneve.control.state import NodeState
 from geneve.control.tls import TlsFiles, server_context
 from geneve.errors import ConfigError
@@ -56,15 +58,20 @@ class FakeNva:
         while (message := self._decoder.next_message()) is not None:
             self.messages.append(message)
             if isinstance(message, jsonrpc.Request):
-                self.send(jsonrpc.Response(message.id))
+                self.send(jsonrpc.Response(message.id, {"epoch": "e1"} if message.method == "register" else {}))
 
     def send(self, message: jsonrpc.Message) -> None:
         assert self._tls is not None
         self._tls.sendall(jsonrpc.encode(message))
 
-    def push(self, state: NodeState, version: int) -> None:
-        params = {"epoch": "e1", "version": version, "state": state.to_wire()}
-        self.send(jsonrpc.Request(version, "state", params))
+    def push(self, state: NodeState, sequence: int) -> None:
+        """Send ``state`` whole, as a snapshot of the device's own scope."""
+        policy = PolicyEntry(version=1, rules=state.policy, profiles=state.profiles)
+        entries: dict[str, BaseModel] = {"policy": policy}
+        entries |= {f"in/{item.spi}": item for item in state.inbound}
+        entries |= {f"transit/{item.vni}": item for item in state.transit_vnis}
+        change = {"replace": True, "set": {key: to_wire(entry) for key, entry in entries.items()}}
+        self.send(jsonrpc.Request(sequence, "push", {"epoch": "e1", "sequence": sequence, "scopes": {"node": change}}))
 
     def hang_up(self) -> None:
         if self._tls is not None:
@@ -130,7 +137,7 @@ def test_registers_applies_and_acknowledges(bench: Bench) -> None:
     bench.nva.push(device_state(), 1)
     bench.until(lambda: len(bench.nva.messages) == 2)
     assert bench.applied == [device_state()]
-    assert bench.nva.messages[1] == jsonrpc.Response(1, {"version": 1})
+    assert bench.nva.messages[1] == jsonrpc.Response(1, {"sequence": 1})
 
 
 def test_state_that_cannot_be_applied_is_refused_with_the_reason(bench: Bench) -> None:
