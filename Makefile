@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
-.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench-core lint doctor cli clean clean-results
+.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench-core bench-control lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
 # quick: under ten minutes on two cores; paper: more repeats.
@@ -43,6 +43,9 @@ fuzz: setup ## Fuzz everything that reads strangers' bytes, guided by coverage; 
 
 bench-core: setup ## What sealing, opening and refusing a packet cost, beside the bare AEAD call (no root)
 	@$(PYTHON_VENV) -m experiments.core_bench $(BENCH_ARGS)
+
+bench-control: setup ## What the NVA costs with 10, 100 and 1000 simulated nodes on real TLS connections (no root)
+	@$(PYTHON_VENV) -m experiments.control_scale $(BENCH_ARGS)
 
 lint: setup ## Style and types: ruff and mypy
 	@$(PYTHON_VENV) -m ruff check .

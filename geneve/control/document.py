@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping as MappingType
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -117,9 +117,17 @@ class Document:
             for key in change.remove:
                 entries.pop(key, None)
             for key, value in change.set.items():
-                entries[key] = _entry(name, key, value)
+                entries[key] = self.entry(name, key, value)
             scopes[name] = entries
-        return Document(scopes)
+        return replace(self, scopes=scopes)
+
+    def entry(self, scope: str, key: str, value: dict[str, Any]) -> BaseModel:
+        """Return an entry of a push, checked; ConfigError names it when it is not sound."""
+        kind = key.partition("/")[0]
+        model = _MODELS.get(kind)
+        if model is None or (kind in _SHARED) != (scope != NODE_SCOPE):
+            raise ConfigError(f"push: scope '{scope}' has no entry '{key}'; expected one of this protocol version.")
+        return validate(value, f"push: {scope} {key}", model)
 
     def state(self, node: str, role: Role) -> NodeState:
         """Return the whole state for the node named."""
@@ -175,14 +183,6 @@ def _others(node: str, shared: list[_Scope], own: _Scope) -> tuple[NveAddress, .
         transit = path.transit if isinstance(path, PathEntry) else ()
         others.append(NveAddress.model_construct(name=name, address=address, vnis=tuple(vnis), transit=transit))
     return tuple(others)
-
-
-def _entry(scope: str, key: str, value: dict[str, Any]) -> BaseModel:
-    kind = key.partition("/")[0]
-    model = _MODELS.get(kind)
-    if model is None or (kind in _SHARED) != (scope != NODE_SCOPE):
-        raise ConfigError(f"push: scope '{scope}' has no entry '{key}'; expected one of this protocol version.")
-    return validate(value, f"push: {scope} {key}", model)
 
 
 def to_wire(entry: BaseModel) -> dict[str, Any]:
