@@ -9,9 +9,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from experiments import control_scale
 from experiments.bench import Hosts, load, started
 from experiments.context import Context, ExperimentError
-from experiments.control_analysis import EVENT_SECONDS, EVENTS_FILE, NAME
+from experiments.control_analysis import EVENT_SECONDS, EVENTS_FILE, GROWTH_FILE, NAME, growth_seconds
 from experiments.control_events import BOTH_WAYS, START_INTERVAL, Events
 from experiments.control_flows import Flow, Flows
 from experiments.measure import MeasureError
@@ -31,6 +32,27 @@ def run(context: Context) -> None:
     with context.writer(EVENTS_FILE) as log:
         for repeat in range(context.profile.repeats):
             _repeat(context, scenario, repeat, log, order)
+    _growth(context)
+
+
+def _growth(context: Context) -> None:
+    """Measure how the NVA's work grows with the number of nodes, which are simulated; no network is needed."""
+    sizes = context.profile.growth_sizes
+    plan = control_scale.Plan(
+        sizes=sizes, eager_sizes=(), changes=context.profile.growth_changes, needs=20, keys_per_node=(4,),
+        idle_seconds=0.2,
+    )  # fmt: skip
+    nodes = sum(deployment.nodes for deployment in control_scale.deployments(plan))
+
+    def tell(label: str) -> None:
+        size = int(label.split(", ")[1].split()[0])
+        context.progress.step(f"growth: {label}", growth_seconds(sizes) * size / nodes)
+
+    folder = context.raw("growth", GROWTH_FILE).parent
+    with context.writer("growth", GROWTH_FILE) as writer:
+        faults = control_scale.run(plan, writer.write, seed=context.seed, log_folder=folder, tell=tell)
+    if faults:
+        raise ExperimentError("; ".join(faults))
 
 
 class _Prepared:

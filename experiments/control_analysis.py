@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import control_logs as logs
+from experiments import control_scale_analysis as scale
 from experiments.control_logs import Effect, FlowLog
+from experiments.control_scale_analysis import ScaleResult
 from experiments.profiles import Profile
 from experiments.samples import read_lines
 from experiments.statistics import summarise, wilson
@@ -21,7 +23,10 @@ from experiments.tables import rounded, write_csv
 
 NAME = "control"
 EVENTS_FILE = "events.jsonl"
-EVENT_SECONDS = 2.5
+GROWTH_FILE = "samples.jsonl"
+START_SECONDS = 6.0
+"""Expected time to build and start this experiment's small network."""
+EVENT_SECONDS = 1.7
 """Expected time of one event."""
 
 LOSSLESS = {
@@ -50,6 +55,7 @@ class ControlResult:
     outages: list[dict[str, Any]] = field(default_factory=list)
     isolation: list[dict[str, Any]] = field(default_factory=list)
     rekey: list[dict[str, Any]] = field(default_factory=list)
+    growth: ScaleResult = field(default_factory=ScaleResult)
     points: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
     """Samples by table and row: ("outages", event, flows), ("isolation", node, what), ("convergence", step)..."""
     failures: list[str] = field(default_factory=list)
@@ -405,12 +411,25 @@ def repeat_seconds(profile: Profile) -> float:
     return 7 * EVENT_SECONDS + rekeys + len(profile.rekey_tcp_rates) * (profile.rekey_tcp_seconds + 0.4)
 
 
+def growth_seconds(sizes: Iterable[int]) -> float:
+    """Return how long measuring the growth with simulated nodes is expected to take."""
+    return sum(8 + 0.09 * size for size in sizes)
+
+
 def analyse(run: Path) -> ControlResult:
     """Analyse the raw files of ``run``; ValueError on damaged files."""
     analysis = _Analysis(run)
     for entry in read_lines(analysis.raw / EVENTS_FILE):
         analysis.take(entry)
-    return analysis.finish()
+    result = analysis.finish()
+    result.growth = scale.analyse(analysis.raw / "growth" / GROWTH_FILE)
+    result.failures += [f"control: growth: {text}" for text in result.growth.missing]
+    if not result.growth.phases:
+        result.failures.append("control: growth with the number of nodes was not measured")
+    for text, met in scale.targets(result.growth.phases):
+        if not met:
+            result.warnings.append(f"control: growth: target not met: {text}")
+    return result
 
 
 _STATISTICS = ("median", "ci_low", "ci_high", "ci_coverage", "count", "missing", "max", "reasons")
@@ -430,6 +449,7 @@ def write_tables(result: ControlResult, folder: Path) -> None:
     """Write one CSV file per table to ``folder``."""
     for name, columns in TABLES.items():
         write_csv(folder / f"{NAME}-{name}.csv", getattr(result, name), columns)
+    scale.write_tables(result.growth, folder)
 
 
 def summary(result: ControlResult) -> dict[str, Any]:
@@ -437,5 +457,6 @@ def summary(result: ControlResult) -> dict[str, Any]:
     tables = {name: getattr(result, name) for name in TABLES}
     return {
         "interval": "order statistics of the events, exact; see ci_coverage for its true confidence",
-        **tables, "failures": result.failures, "warnings": result.warnings,
+        **tables, "scale": result.growth.phases, "growth": result.growth.growth,
+        "failures": result.failures, "warnings": result.warnings,
     }  # fmt: skip

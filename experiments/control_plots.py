@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import control_scale_plots
 from experiments.control_analysis import STEPS, ControlResult
 from experiments.plotting import Plot, error_bars, figure, save
 from experiments.statistics import summarise
@@ -42,7 +43,7 @@ REKEY = Plot(
     "which the receiver got nothing, beyond the sending interval. Bottom: goodput of one TCP flow, relative to that of "
     "the same repeat without rekeying. Circles: repeats; diamonds and whiskers: median and its interval.",
 )
-PLOTS = (OUTAGES, ISOLATION, CONVERGENCE, REKEY)
+PLOTS = (OUTAGES, ISOLATION, CONVERGENCE, REKEY, *control_scale_plots.PLOTS)
 
 _OUTAGE_ROWS = {
     ("nothing", "all flows"): "nothing done",
@@ -108,7 +109,7 @@ def draw(result: ControlResult, folder: Path) -> list[Plot]:
     if any(row["sent"] for row in result.rekey):
         save(_rekey(result), folder, REKEY.name)
         drawn.append(REKEY)
-    return drawn
+    return [*drawn, *control_scale_plots.draw(result.growth, folder)]
 
 
 def _values(result: ControlResult, *key: str) -> list[float]:

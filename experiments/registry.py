@@ -169,6 +169,11 @@ def _control_section(root: Path) -> Section:
                   "upper end of the Wilson interval of the loss; cpu: percent of one processor."),
             Table("control-convergence.csv", "Convergence", "Seconds from the launch of the programs, or from the "
                   "event that the step names."),
+            Table("control-scale.csv", "Simulated nodes", "What the NVA's program needs for so many simulated NVEs "
+                  "on real TLS connections, phase by phase; no packets are forwarded. static: all tenants in the "
+                  "inventory; learned: reported by the NVEs."),
+            Table("control-scale-growth.csv", "Growth with the number of nodes", "exponent: slope of the logarithms "
+                  "over the sizes measured; 1 is linear, 2 is with the square."),
         ),
         plots, result.failures, result.warnings,
     )  # fmt: skip
@@ -199,7 +204,8 @@ def _mechanism_seconds(_: Profile) -> float:
 
 
 def _control_seconds(profile: Profile) -> float:
-    return profile.repeats * (START_SECONDS + control_analysis.repeat_seconds(profile))
+    repeats = profile.repeats * (control_analysis.START_SECONDS + control_analysis.repeat_seconds(profile))
+    return repeats + control_analysis.growth_seconds(profile.growth_sizes)
 
 
 def _telemetry_seconds(profile: Profile) -> float:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.control_analysis import GROWTH_FILE
+from experiments.samples import read_lines, sample
 from tests.experiments.synthetic import write_lines
 
 MS = 1_000_000
@@ -124,6 +126,26 @@ def rekeys(repeat: Repeat) -> None:
         entry["interval"] = 0.002
 
 
+def growth(run: Path, sizes: tuple[int, ...] = (10, 30, 100)) -> None:
+    """Leave what the measurements with simulated nodes would leave: bytes with the square, seconds in proportion."""
+    entries = []
+    for nodes in sizes:
+        for mode, phase, per_node in (
+            ("static", "synchronisation", None), ("learned", "tenants", None), ("learned", "change", None),
+            ("learned", "rekey", 4), ("learned", "restart", None),
+        ):  # fmt: skip
+            counts = {"received_tls": 40 * nodes * nodes, "sent_tls": 0, "received_json": nodes, "sent_json": nodes,
+                      "received_messages": nodes, "sent_messages": nodes, "disconnections": 0}  # fmt: skip
+            entry = sample(
+                "phase", {"mode": mode, "nodes": nodes, "repeat": 0, "phase": phase}, 0.01 * nodes, "s",
+                nva_cpu_s=0.1, nva_rss_bytes=50 << 20, nva_peak_rss_bytes=50 << 20, database_bytes=1 << 20,
+                simulator_cpu_s=0.1, counts=counts, per_node=per_node,
+                **({"latencies": [0.01, 0.02, 0.05]} if phase == "change" else {}),
+            )  # fmt: skip
+            entries.append(entry)
+    write_lines(run / "raw" / "control" / "growth" / GROWTH_FILE, entries)
+
+
 def control(run: Path, repeats: int = 6, change: Change = lambda _: None) -> None:
     """Leave what the experiment would leave; ``change`` may alter each event before it is written."""
     raw = run / "raw" / "control"
@@ -137,11 +159,10 @@ def control(run: Path, repeats: int = 6, change: Change = lambda _: None) -> Non
     for event in events:
         change(event)
     write_lines(raw / "events.jsonl", events)
+    growth(run)
 
 
 def drop_received(run: Path, repeat: int, host: str, chosen: Callable[[dict[str, Any]], bool]) -> None:
     """Take lines out of a receiver's log."""
-    from experiments.samples import read_lines
-
     path = run / "raw" / "control" / f"r{repeat + 1}" / f"received-{host}.jsonl"
     write_lines(path, [entry for entry in read_lines(path) if not chosen(entry)])

@@ -9,6 +9,9 @@ import pytest
 
 from experiments import control_analysis, control_plots
 from experiments.control_analysis import ControlResult, analyse
+from experiments.samples import read_lines
+from tests.experiments import synthetic_control
+from tests.experiments.synthetic import write_lines
 from tests.experiments.synthetic_control import MS, control, drop_received
 
 
@@ -57,8 +60,6 @@ def set_where(event: str, repeat: int = 0, **values: Any) -> Any:
 
 def during(result: Path, event: str, repeat: int = 0) -> tuple[int, int]:
     """The times between which an event was watched."""
-    from experiments.samples import read_lines
-
     entries = read_lines(result / "raw" / "control" / "events.jsonl")
     [first, *_] = [entry for entry in entries if (entry["event"], entry["repeat"]) == (event, repeat)]
     return first["begin_ns"], first["end_ns"]
@@ -95,8 +96,6 @@ def test_a_flow_that_never_comes_back_is_missing_and_a_failure(tmp_path: Path) -
 
 
 def test_a_revoked_node_that_is_still_heard_is_a_failure(tmp_path: Path) -> None:
-    from tests.experiments import synthetic_control
-
     def never_isolated(repeat: synthetic_control.Repeat) -> None:
         flows = [{**repeat.flow("red3", "red1", None, 2000), "role": "of the node"}]
         repeat.event("revoke_nve", flows, 2000, node="nve3", answered_ns=repeat.now + MS)
@@ -114,11 +113,7 @@ def test_silence_shows_no_isolation_when_nothing_was_sent(tmp_path: Path) -> Non
     control(tmp_path)
     begin, _ = during(tmp_path, "revoke_nve")
     path = tmp_path / "raw" / "control" / "r1" / "sent-red3.jsonl"
-    from experiments.samples import read_lines
-
     kept = [entry for entry in read_lines(path) if not begin + 18 * MS < entry["time_ns"] < begin + 3000 * MS]
-    from tests.experiments.synthetic import write_lines
-
     write_lines(path, kept)
     assert any("its tenants sent nothing more (peers hear it)" in text for text in analyse(tmp_path).failures)
 
@@ -157,12 +152,24 @@ def test_goodput_that_could_not_be_had_is_missing_and_not_zero(tmp_path: Path) -
 
 
 def test_nothing_measured_is_a_failure(tmp_path: Path) -> None:
-    assert analyse(tmp_path).failures == ["control: nothing was measured"]
+    assert analyse(tmp_path).failures == [
+        "control: nothing was measured", "control: growth with the number of nodes was not measured",
+    ]  # fmt: skip
+
+
+def test_growth_is_in_the_tables_and_a_phase_that_failed_is_a_failure(tmp_path: Path) -> None:
+    result = analysed(tmp_path)
+    found = row(result.growth.growth, phase="synchronisation", figure="bytes")
+    assert found["exponent"] == pytest.approx(2.0)
+    path = tmp_path / "raw" / "control" / "growth" / control_analysis.GROWTH_FILE
+    entries = read_lines(path)
+    entries[0].update(value=None, missing="3 nodes were not there after 120 s")
+    write_lines(path, entries)
+    [failure] = analyse(tmp_path).failures
+    assert failure == "control: growth: static, 10 nodes, synchronisation: 3 nodes were not there after 120 s"
 
 
 def test_losses_must_be_seen_where_they_are_sure(tmp_path: Path) -> None:
-    from tests.experiments import synthetic_control
-
     repeat = synthetic_control.Repeat(0)
     repeat.event("link_down", synthetic_control.both_ways(repeat, None), path_before=["t1"], path_after=[])
     repeat.write(tmp_path / "raw" / "control" / "r1")
