@@ -50,6 +50,16 @@ class Admission:
         self._known = frozenset(known)
         self._total, self._reserved, self._per_address = total, reserved, per_address
 
+    def crowded(self, waiting: Iterable[Waiting]) -> bool:
+        """Whether a new connection had better stay in the kernel's queue for a moment.
+
+        So it is while half the places are taken and all by addresses of the inventory: then nodes come together,
+        as after a restart of the NVA, and turning some away only makes them come again. A stranger among them ends
+        the waiting, since strangers may never make nodes wait.
+        """
+        present = list(waiting)
+        return len(present) >= self._total // 2 and all(entry.address in self._known for entry in present)
+
     def judge(self, address: str, waiting: Iterable[Waiting]) -> Verdict:
         """Decide on a new connection from ``address`` besides those that wait."""
         present = list(waiting)

@@ -52,6 +52,8 @@ class NodeRecord:
     acknowledged: int = 0
     positions: dict[str, int] | None = None
     push: PushInFlight | None = None
+    outdated: bool = False
+    """Whether its own part has changed while a push is on its way; it is made anew once that is answered."""
     refusal: str | None = None
     not_before: float = 0.0
 

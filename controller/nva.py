@@ -365,6 +365,7 @@ class Nva:
         node.refusal, node.not_before = None, 0.0
         resumed = given.resume[1] if given.resume is not None and given.resume[0] == self.epoch else None
         applied = node.resume(None if fresh else resumed)
+        self._push_over(node)
         if fresh:
             # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
             node.instance, node.signing_key = given.instance, given.signing_key
@@ -460,6 +461,7 @@ class Nva:
         del request, now
         node = self.nodes[name]
         node.positions = node.push = None
+        self._push_over(node)
         self._urgent.add(name)
         return {}
 
@@ -484,6 +486,7 @@ class Nva:
             self._push_refused(node, answer, now)
             return []
         node.applied()
+        self._push_over(node)
         self._applied(name, push, now)
         if node.private.version != push.positions.get(node.private.name):
             self._urgent.add(name)
@@ -501,6 +504,7 @@ class Nva:
     def _push_refused(self, node: NodeRecord, answer: jsonrpc.ErrorResponse, now: float) -> None:
         push, node.push = node.push, None
         assert push is not None
+        self._push_over(node)
         if answer.code == GAP:
             node.positions = None
             self._urgent.add(node.name)
@@ -642,7 +646,9 @@ class Nva:
             self._entries = NodeEntries(self.book, self.membership, self.associations, self._paths)
         for name in self._stale:
             node = self.nodes[name]
-            if node.connection is not None and self._entries is not None and node.private.replace(
+            if node.push is not None:
+                node.outdated = True  # it can be told nothing now, and there may be more by then
+            elif node.connection is not None and self._entries is not None and node.private.replace(
                 self._entries.of(name)
             ):
                 self._urgent.add(name)
@@ -659,6 +665,12 @@ class Nva:
                 if push is not None:
                     effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
         return effects
+
+    def _push_over(self, node: NodeRecord) -> None:
+        """Note that no push is on its way to a node any more: what has changed meanwhile is made anew."""
+        if node.outdated:
+            node.outdated = False
+            self._stale.add(node.name)
 
     def _forget_turn(self, name: str) -> None:
         self._urgent.discard(name)
@@ -688,6 +700,7 @@ class Nva:
             return []
         node.revoked, node.known, node.instance, node.signing_key = True, False, "", None
         node.positions = node.push = None
+        self._push_over(node)
         self._keep_node(node)
         self._stale |= self.associations.revoke(name, now)
         self._show_nve(node, shown=False)

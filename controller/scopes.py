@@ -12,10 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from geneve.control.document import to_wire
+from geneve.control.document import NODE_SCOPE, to_wire
+from geneve.control.jsonrpc import Shared
 
 MAX_LOG = 4096
 """Changes that a scope remembers; a node further behind gets the scope whole."""
+
+_MAX_KEPT = 64
 
 
 class Scope:
@@ -27,6 +30,7 @@ class Scope:
         self._entries: dict[str, BaseModel] = {}
         self._wire: dict[str, dict[str, Any]] = {}
         self._log: deque[tuple[int, str]] = deque()
+        self._changes: dict[int | None, Shared] = {}
 
     def __repr__(self) -> str:
         return f"Scope({self.name!r}, version {self.version}, {len(self._entries)} entries)"
@@ -41,7 +45,8 @@ class Scope:
 
     def set(self, key: str, entry: BaseModel) -> bool:
         """Set an entry; returns whether that changed anything."""
-        if self._entries.get(key) == entry:
+        known = self._entries.get(key)
+        if known is entry or known == entry:
             return False
         self._entries[key] = entry
         self._wire.pop(key, None)
@@ -64,6 +69,7 @@ class Scope:
 
     def _note(self, key: str) -> None:
         self.version += 1
+        self._changes.clear()
         self._log.append((self.version, key))
         if len(self._log) > MAX_LOG:
             self._log.popleft()
@@ -72,6 +78,17 @@ class Scope:
         """Return the change that brings a node from ``version`` here, None for none; a version None has nothing."""
         if version == self.version:
             return None
+        if self.name == NODE_SCOPE:
+            return self._change_since(version)  # one node's alone, and it can hold keys: nothing is kept
+        change = self._changes.get(version)
+        if change is None:
+            # Many nodes are at the same version: what they lack is looked up, and encoded, once.
+            if len(self._changes) >= _MAX_KEPT:
+                self._changes.clear()
+            change = self._changes[version] = Shared(self._change_since(version))
+        return change
+
+    def _change_since(self, version: int | None) -> dict[str, Any]:
         if version is None or not self._log or version < self._log[0][0] - 1 or version > self.version:
             return {"replace": True, "set": {key: self._wire_of(key) for key in self._entries}}
         # The newest come last, so that looking back from the end finds what a node lacks at once.

@@ -15,7 +15,7 @@ import socketserver
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -36,9 +36,14 @@ IDLE_TIMEOUT = 20.0
 """Seconds without a byte after which a connection is closed; nodes ping more often."""
 SEND_TIMEOUT = 5.0
 """Seconds in which a node must take what is sent to it."""
+CROWDED_TIMEOUT = 0.5
+"""Seconds for which a new connection waits in the kernel's queue while nodes are on their handshakes."""
+CROWDED_STEP = 0.005
+"""Seconds between two looks whether there is room."""
 MAX_WAITING = 64
 """Messages waiting for one node at most."""
 
+_BACKLOG = 2048
 _RECEIVE_SIZE = 65536
 _END = object()
 _FLUSH = b""
@@ -53,7 +58,7 @@ def listen(address: str, port: int, what: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
-        listener.listen(512)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"{what}: cannot listen on {address} port {port} ({error.strerror}).") from None
@@ -199,6 +204,7 @@ class NodeServer:
     def serve(self) -> None:
         """Accept connections for ever."""
         while True:
+            self._wait_for_room()
             try:
                 connected, peer = self._listener.accept()
             except OSError as error:  # the node was gone already, or there are no descriptors left
@@ -214,12 +220,20 @@ class NodeServer:
             self._connections[number] = connection
             self._spawn(self._serve, connection, connected)
 
+    def _wait_for_room(self) -> None:
+        """Leave new connections in the kernel's queue while as many nodes as it takes are on their handshakes."""
+        deadline = time.monotonic() + CROWDED_TIMEOUT
+        while self._admission.crowded(_waiting(self._unnamed())) and time.monotonic() < deadline:
+            time.sleep(CROWDED_STEP)
+
+    def _unnamed(self) -> dict[int, Connection]:
+        return {entry.number: entry for entry in list(self._connections.values()) if not entry.named}
+
     def _admits(self, address: str) -> bool:
-        present = list(self._connections.values())
-        if len(present) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS:
             return False
-        unnamed = {connection.number: connection for connection in present if not connection.named}
-        waiting = [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
+        unnamed = self._unnamed()
+        waiting = _waiting(unnamed)
         verdict = self._admission.judge(address, waiting)
         if verdict.evicted is not None:
             unnamed[verdict.evicted].evict()
@@ -234,6 +248,10 @@ class NodeServer:
         finally:
             del self._connections[connection.number]
             connected.close()
+
+
+def _waiting(unnamed: Mapping[int, Connection]) -> list[Waiting]:
+    return [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -12,6 +12,7 @@ from controller.membership import Membership
 from controller.policies import PolicyBook
 from geneve.control import document
 from geneve.control.document import NveEntry, PathEntry, PolicyEntry
+from geneve.control.rules import Rule
 from geneve.control.state import Role, TransitVni, VniState
 
 Entries = dict[str, BaseModel]
@@ -44,6 +45,8 @@ class NodeEntries:
         self._book, self._membership, self._table, self._paths = book, membership, table, paths
         self._towards: dict[str, dict[str, tuple[str, ...]]] = {}
         self._crossing: dict[str, set[int]] = {}
+        self._policies: dict[tuple[int, tuple[int, ...]], PolicyEntry] = {}
+        self._rules: dict[int, tuple[Rule, ...]] = {}
         for (first, second), devices in paths.items():
             if not devices:
                 continue
@@ -58,10 +61,10 @@ class NodeEntries:
         return self._of_nve(node) if role is Role.NVE else self._of_device(node)
 
     def _of_nve(self, node: str) -> Entries:
-        book, vnis = self._book, set(self._membership.vnis_of(node))
-        entries: Entries = {document.POLICY: _policy(book.inventory, book.version, vnis)}
+        book, vnis = self._book, self._membership.vnis_of(node)
+        entries: Entries = {document.POLICY: self._policy(book.inventory, book.version, vnis)}
         if book.candidate is not None:
-            entries[document.CANDIDATE] = _policy(book.candidate.inventory, book.candidate.version, vnis)
+            entries[document.CANDIDATE] = self._policy(book.candidate.inventory, book.candidate.version, vnis)
         for other, devices in self._towards.get(node, {}).items():
             if self._membership.shared_vnis(node, other):
                 entries[f"{document.PATH}/{other}"] = PathEntry(transit=devices)
@@ -97,10 +100,16 @@ class NodeEntries:
     def _inbound(self, node: str) -> Entries:
         return {f"{document.IN}/{item.spi}": item for item in self._table.inbound(node)}
 
-
-def _policy(inventory: Inventory, version: int, vnis: set[int]) -> PolicyEntry:
-    rules = tuple(rule for rule in inventory.rules() if rule.vni is None or rule.vni in vnis)
-    names = {rule.profile for rule in rules}
-    return PolicyEntry(
-        version=version, rules=rules, profiles=tuple(item for item in inventory.profiles if item.name in names)
-    )
+    def _policy(self, inventory: Inventory, version: int, vnis: tuple[int, ...]) -> PolicyEntry:
+        """Return a version of the policy for who serves ``vnis``; the same object whenever it is the same."""
+        entry = self._policies.get((version, vnis))
+        if entry is None:
+            # Rules are made once for each version, since every node that has anything new asks for them.
+            rules = self._rules.get(version)
+            if rules is None:
+                rules = self._rules[version] = inventory.rules()
+            chosen = tuple(rule for rule in rules if rule.vni is None or rule.vni in vnis)
+            names = {rule.profile for rule in chosen}
+            profiles = tuple(item for item in inventory.profiles if item.name in names)
+            entry = self._policies[version, vnis] = PolicyEntry(version=version, rules=chosen, profiles=profiles)
+        return entry

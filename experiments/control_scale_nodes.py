@@ -504,8 +504,9 @@ class Commands:
         del command
         deployment = self._nodes.deployment
         self._nodes.aim(
-            lambda node: len(node.associations(OUT))
-            == sum(deployment.members(vni) - 1 for vni in deployment.vnis(node.index))
+            lambda node: (
+                len(node.associations(OUT)) == sum(deployment.members(vni) - 1 for vni in deployment.vnis(node.index))
+            )
         )
         self._wait(limit)
         return {"pairs": self._pairs()}
@@ -550,9 +551,11 @@ class Commands:
         """Wait until every node has registered with the new NVA and has all from it."""
         del command
         self._nodes.aim(
-            lambda node: node.complete
-            and node.link.progress.epoch != self._nodes.epoch
-            and self._partners[node.index] <= _audiences(node)
+            lambda node: (
+                node.complete
+                and node.link.progress.epoch != self._nodes.epoch
+                and self._partners[node.index] <= _audiences(node)
+            )
         )
         self._wait(limit)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ class BridgeSpec:
     name: str
     datapath_id: int
     ports: Mapping[str, int]
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody accepts connections at a socket; its file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def find_program(name: str) -> str | None:
@@ -75,12 +82,12 @@ class PrivateOvs:
         schema, server = find_schema(), find_program("ovsdb-server")
         if schema is None or server is None:
             raise TestbedError("Open vSwitch is not installed; run 'make setup'.")
-        database, socket = self.folder / "conf.db", self.folder / "db.sock"
+        database, endpoint = self.folder / "conf.db", self.folder / "db.sock"
         self._run(["ovsdb-tool", "create", str(database), str(schema)])
-        self._launch("ovsdb-server", [str(database), f"--remote=punix:{socket}"])
-        wait_for("the database of Open vSwitch", socket.exists, self._daemons)
+        self._launch("ovsdb-server", [str(database), f"--remote=punix:{endpoint}"])
+        wait_for("the database of Open vSwitch", lambda: _listens(endpoint), self._daemons)
         self.vsctl("--no-wait", "init")
-        self._launch("ovs-vswitchd", [f"unix:{socket}"])
+        self._launch("ovs-vswitchd", [f"unix:{endpoint}"])
         # The daemon sets cur_cfg once it has read the database: then it is ready for bridges.
         self.vsctl("set", "Open_vSwitch", ".", "external_ids:ready=true")
         self.datapath = KERNEL if self._kernel_datapath_works() else USERSPACE

@@ -92,10 +92,31 @@ class Push(StrictModel):
 
 def parse_push(params: MappingType[str, Any]) -> Push:
     """Return a push's parameters; ConfigError when they are not sound. The entries are checked by ``apply``."""
+    # The entries themselves are the bulk of it: their kind is checked here, their contents by ``apply``.
+    scopes = params.get("scopes")
+    entries: dict[str, dict[str, dict[str, Any]]] = {}
+    if isinstance(scopes, dict):
+        entries = {name: change["set"] for name, change in scopes.items() if _has_entries(change)}
+        bare = {name: {**change, "set": {}} if name in entries else change for name, change in scopes.items()}
+        params = {**params, "scopes": bare}
     push = validate(dict(params), "push", Push)
+    if entries:
+        filled = {
+            name: change.model_copy(update={"set": entries[name]}) if name in entries else change
+            for name, change in push.scopes.items()
+        }
+        push = push.model_copy(update={"scopes": filled})
     if push.base is not None and push.base >= push.sequence:
         raise ConfigError("push: base must be smaller than sequence.")
     return push
+
+
+def _has_entries(change: object) -> bool:
+    """Whether a scope's change has entries of the right kind; if not, the model says what is wrong."""
+    entries = change.get("set") if isinstance(change, dict) else None
+    return isinstance(entries, dict) and all(
+        type(key) is str and type(value) is dict for key, value in entries.items()
+    )
 
 
 _Scope = dict[str, BaseModel]

@@ -7,8 +7,10 @@ Batches (JSON-RPC 2.0, section 6) are refused: one object per frame.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import operator
 import re
 import struct
 from collections.abc import Mapping
@@ -33,9 +35,10 @@ _LENGTH = struct.Struct("!I")
 _MAX_NUMBER_TEXT = 32
 _MAX_METHOD = 64
 _MAX_ERROR_TEXT = 1000
-# A string, closed or running to the end of the text, or one bracket. The string's form has one way to match,
-# so that hostile text costs linear time.
-_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+# A string, closed or running to the end of the text. It has one way to match, so that hostile text costs linear time.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+_COUNTED = bytes.maketrans(b"[{]}", b"\2\2\0\0")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 RequestId = int | str
@@ -78,8 +81,38 @@ class ErrorResponse:
 Message = Request | Notification | Response | ErrorResponse
 
 
+class Shared(dict[str, Any]):
+    """A JSON object that is part of many messages and encoded once. It must not change any more."""
+
+    __slots__ = ("_text",)
+
+    def text(self) -> str:
+        """Return the object as JSON."""
+        try:
+            return self._text
+        except AttributeError:
+            self._text: str = _dumps(self)
+            return self._text
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _encode(value: object, depth: int) -> str:
+    """Return a value as JSON; objects that are shared are looked for in ``depth`` levels of it."""
+    if isinstance(value, Shared):
+        return value.text()
+    if depth == 0 or not isinstance(value, dict):
+        return _dumps(value)
+    return "{" + ",".join(f"{_dumps(key)}:{_encode(part, depth - 1)}" for key, part in value.items()) + "}"
+
+
 def encode(message: Message, limit: int = MAX_FRAME_SIZE) -> bytes:
-    """Return the frame of ``message``; ValueError when its text is longer than ``limit`` bytes."""
+    """Return the frame of ``message``; ValueError when its text is longer than ``limit`` bytes.
+
+    A :class:`Shared` object can be a parameter or a part of one.
+    """
     document: dict[str, Any] = {"jsonrpc": "2.0"}
     if isinstance(message, (Request, Notification)):
         document["method"] = message.method
@@ -90,7 +123,7 @@ def encode(message: Message, limit: int = MAX_FRAME_SIZE) -> bytes:
         document["error"] = {"code": message.code, "message": message.message[:_MAX_ERROR_TEXT]}
     if not isinstance(message, Notification):
         document["id"] = message.id
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
+    text = (_encode(document, 3) if document.get("params") else _dumps(document)).encode("ascii")
     if len(text) > limit:
         raise ValueError(f"a message of {len(text)} bytes does not fit in a frame of {limit}")
     return _LENGTH.pack(len(text)) + text
@@ -167,15 +200,12 @@ def _parse_json(text: bytes) -> object:
 def _check_depth(text: bytes) -> None:
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
-        first = text[match.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ParseError(f"JSON nested deeper than {MAX_DEPTH}")
-        elif first in b"]}":
-            depth -= 1
+    # Without escapes each quotation mark begins or ends a string: every other part is outside of all.
+    outside = b"".join(text.split(b'"')[::2]) if b"\\" not in text else _STRING.sub(b"", text)
+    # An opening bracket counts 2, a closing one 0; less 1 for each, that is the depth.
+    sums = itertools.accumulate(outside.translate(_COUNTED, _NO_BRACKETS))
+    if max(map(operator.sub, sums, itertools.count(1)), default=0) > MAX_DEPTH:
+        raise ParseError(f"JSON nested deeper than {MAX_DEPTH}")
 
 
 def _whole_number(text: str) -> int:

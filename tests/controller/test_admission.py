@@ -66,3 +66,11 @@ def test_a_node_drives_out_a_stranger_before_another_node() -> None:
     assert admission.judge(known[7], waiting) == Verdict(admitted=True, evicted=4)
     waiting[3] = Waiting(9, known[6])
     assert admission.judge(known[7], waiting) == Verdict(admitted=True, evicted=1), "among nodes, as among strangers"
+
+
+def test_nodes_that_come_together_wait_in_the_kernel_s_queue_but_never_behind_a_stranger() -> None:
+    house = House()
+    many = [Waiting(number, NODE) for number in range(8)]
+    assert not house.admission.crowded(many[:7])
+    assert house.admission.crowded(many)
+    assert not house.admission.crowded([*many, Waiting(9, attacker(1))])

@@ -32,10 +32,7 @@ def test_a_node_is_complete_exactly_when_it_has_what_the_inventory_says(nodes, l
         for vni in parsed.vnis:
             if vni.vni in membership.vnis_of(deployment.name(index)):
                 tenants = [
-                    tenant
-                    for other in range(nodes)
-                    for tenant in deployment.tenants(other)
-                    if tenant.vni == vni.vni
+                    tenant for other in range(nodes) for tenant in deployment.tenants(other) if tenant.vni == vni.vni
                 ]
                 expected[f"vni/{vni.vni}"] = len(vni_entries(vni, membership, ())) + len(tenants)
         assert deployment.entries(index) == expected

@@ -78,6 +78,8 @@ def test_underlay_multicast_goes_through_openflow_groups_to_members_only(tmp_pat
 def test_a_key_log_is_written_only_for_its_owner_and_said_out_loud(tmp_path: Path) -> None:
     with make_testbed("key-log", tmp_path) as testbed:
         assert any("ALL KEYS" in warning for warning in testbed.warnings)
+        first, second = list(testbed.scenario.tenants["full"].hosts.items())[:2]
+        assert " 0% packet loss" in pings(testbed, first[0], second[1].ips[0]), "keys are made for who talks"
         for nve in testbed.scenario.nves:
             path = testbed.layout.key_log(nve)
             assert path.stat().st_mode & 0o077 == 0
