@@ -1,4 +1,4 @@
-"""Which connections may wait for their handshake. Pure.
+"""Which connections may wait for their handshake, and how much those may say that have proven their name. Pure.
 
 A connection costs a thread or two before it has proven anything, so their number is limited. Addresses
 prove nothing either, and an attacker may give itself many: so a full house turns nobody away, but the
@@ -17,6 +17,27 @@ RESERVED_HANDSHAKES = 64
 """Of these, what only addresses of the inventory get."""
 MAX_HANDSHAKES_PER_ADDRESS = 32
 """Of these, connections from one address at most."""
+
+
+MESSAGES_PER_SECOND, MESSAGES_BURST = 500.0, 2000.0
+"""Messages that one node may send: far more than any needs, far less than would keep the NVA from the others."""
+
+
+class MessageRate:
+    """A token bucket for one connection. Times are seconds of one clock."""
+
+    def __init__(self, rate: float = MESSAGES_PER_SECOND, burst: float = MESSAGES_BURST) -> None:
+        self._rate, self._burst = rate, burst
+        self._tokens, self._last = burst, 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether one more message is within the limit; counts it if so."""
+        self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
+        self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,8 +104,9 @@ class Directory:
         for ip in mapping.ips:
             owner = self._ip_owner.get((mapping.vni, ip))
             self._ip_owner[mapping.vni, ip] = mapping.mac
-            if owner not in (None, mapping.mac):
-                outcomes += self._evaluate((mapping.vni, owner))  # it loses the address
+            if owner is not None and owner != mapping.mac:
+                other = (mapping.vni, owner)
+                outcomes += self._grant(other, self._learned[other].nve)  # all but the address that it loses
         if before != mapping:
             moved_from = None if before is None or before.nve == mapping.nve else before.nve
             outcomes.append(Changed(*address, mapping, moved_from))
@@ -152,13 +153,20 @@ class Directory:
         return outcomes
 
     def connected(self, nve: str, *, fresh: bool) -> None:
-        """Note that an NVE has registered; with ``fresh`` as a new process, whose reports count from the start."""
+        """Note that an NVE has registered; with ``fresh`` as a new process, whose reports count from the start.
+
+        The same process says its last report again, which counts: others may have got what it claims meanwhile.
+        """
         self._connected.add(nve)
-        if fresh and nve in self._reports:
-            self._reports[nve].number = 0
+        if nve in self._reports:
+            report = self._reports[nve]
+            report.number = 0 if fresh else max(0, report.number - 1)
 
     def disconnected(self, nve: str) -> list[Outcome]:
-        """Note that an NVE cannot be asked: who claims its tenants' addresses gets them."""
+        """Note that an NVE cannot be asked: who waits for its answer gets the addresses.
+
+        Who was refused while it could be asked does not, unless it lets go and claims anew.
+        """
         self._connected.discard(nve)
         held = [address for address, mapping in self._learned.items() if mapping.nve == nve]
         outcomes: list[Outcome] = []
@@ -187,6 +195,7 @@ class Directory:
     def forget(self, nve: str) -> list[Outcome]:
         """Drop all that ``nve`` claims: it was revoked."""
         self._connected.discard(nve)
+        self._contested = {entry for entry in self._contested if entry[0] != nve}
         report = self._reports.pop(nve, None)
         held = [address for address, mapping in self._learned.items() if mapping.nve == nve]
         outcomes: list[Outcome] = []
@@ -234,7 +243,7 @@ class Directory:
         held = self._learned.get(address)
         outcomes: list[Outcome] = []
         ips = []
-        for ip in self._reports[nve].claims[address]:
+        for ip in dict.fromkeys(self._reports[nve].claims[address]):
             owner = self._ip_owner.get((vni, ip))
             if owner in (None, mac):
                 ips.append(ip)
@@ -262,7 +271,7 @@ class Directory:
         if mapping is None:
             return []
         kept = set(keep)
-        freed = [(mapping.vni, ip) for ip in mapping.ips if ip not in kept]
+        freed = [(mapping.vni, ip) for ip in dict.fromkeys(mapping.ips) if ip not in kept]
         freed = [entry for entry in freed if self._ip_owner.get(entry) == mapping.mac]
         for entry in freed:
             del self._ip_owner[entry]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from controller.admission import Admission, Waiting
+from controller.admission import Admission, MessageRate, Waiting
 from controller.inventory import Listener
 from controller.northbound import Northbound
 from controller.nva import Close, Closed, Effect, Opened, Received, Send
@@ -75,6 +75,7 @@ class Connection:
         self._tls, self._socket, self._shell = endpoint, connected, shell
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
+        self._rate = MessageRate()
         self._reason = "closed by the node"
         self.named = self.evicted = False
 
@@ -137,6 +138,8 @@ class Connection:
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
         while (message := decoder.next_message()) is not None:
+            if not self._rate.allows(time.monotonic()):
+                raise ParseError("sends more messages than any node needs")
             self._shell.node(Received(self.number, message))
         if self._tls.closed:
             self.cut("closed by the node")

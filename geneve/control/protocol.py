@@ -278,7 +278,9 @@ class NodeProtocol:
             if self._offer is not None and self._offer[0].push.sequence == push.sequence:
                 self._offer[1].append(request.id)
                 return []
-            if push.base is not None and push.base != held:
+            overtaken = self._offer is not None and push.sequence < self._offer[0].push.sequence
+            if overtaken or (push.base is not None and push.base != held):
+                # Not taken for applied either: what overtook it can still be refused.
                 text = "the push does not start from what this node has"
                 self._outgoing.append(jsonrpc.ErrorResponse(request.id, GAP, text))
                 return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.admission import Admission, Verdict, Waiting
+from controller.admission import Admission, MessageRate, Verdict, Waiting
 
 NODE, OTHER_NODE = "192.168.1.1", "192.168.1.2"
 
@@ -74,3 +74,11 @@ def test_nodes_that_come_together_wait_in_the_kernel_s_queue_but_never_behind_a_
     assert not house.admission.crowded(many[:7])
     assert house.admission.crowded(many)
     assert not house.admission.crowded([*many, Waiting(9, attacker(1))])
+
+
+def test_a_node_may_say_so_much_at_once_and_so_much_a_second() -> None:
+    rate = MessageRate(rate=10, burst=5)
+    assert [rate.allows(100.0) for _ in range(6)] == [True] * 5 + [False]
+    assert rate.allows(100.15)
+    assert not rate.allows(100.15), "what was refused costs nothing, and what was saved up is spent"
+    assert [rate.allows(200.0) for _ in range(6)] == [True] * 5 + [False], "silence saves up no more than the burst"

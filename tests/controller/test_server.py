@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from controller import server
+from controller import nva, server
 from controller.admission import Admission
 from controller.server import NodeServer
 from controller.shell import Shell
+from controller.store import Store
 from geneve.control import jsonrpc
-from geneve.control.session import ControlLink, Event, Identity, StateReceived
+from geneve.control.protocol import Event, Identity, StateReceived
+from geneve.control.session import ControlLink
 from geneve.control.state import Role
 from geneve.control.tls import client_context, server_context
 from geneve.errors import ConfigError
@@ -26,6 +29,7 @@ from tests.controller.inventories import build
 from tests.credentials import make_ca, node_files, nva_files
 
 PATIENCE = 20.0
+_MORE = re.compile(r"\((\d+) times more\)")
 
 
 class _Thread(threading.Thread):
@@ -42,7 +46,8 @@ def spawn(function: Callable[..., object], *arguments: object) -> _Thread:
 class World:
     def __init__(self, folder: Path, admission: Admission | None = None) -> None:
         self.folder, self.authority = folder, make_ca()
-        self.shell = Shell(build())
+        self.store = Store(None, bytes(32))
+        self.shell = Shell(build(), self.store)
         listener = server.listen("127.0.0.1", 0, "nva")
         self.address = listener.getsockname()
         context = server_context(nva_files(folder, self.authority))
@@ -71,9 +76,12 @@ class World:
         while not condition():
             assert time.monotonic() < deadline, self.view("events")
             time.sleep(0.01)
+            self.shell.node(nva.Tick())
 
     def events(self, text: str) -> int:
-        return sum(text in event["text"] for event in self.view("events"))
+        """How often the audit log says so, repetitions that are only counted included."""
+        found = [event["text"] for event in self.view("events") if text in event["text"]]
+        return sum(int(more[1]) if (more := _MORE.search(line)) else 1 for line in found)
 
     def connected(self, name: str) -> bool:
         return any(node["name"] == name and node["connected"] for node in self.view("nodes"))
@@ -173,7 +181,7 @@ def test_garbage_and_clients_without_certificate_are_turned_away(world: World) -
 
 def test_a_tenant_with_a_good_certificate_is_no_node(world: World) -> None:
     intruder = world.tls("red1")
-    intruder.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 1})))
+    intruder.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})))
     assert read_until_closed(intruder) == b""
     world.until(lambda: world.events("not in the inventory") == 1)
 
@@ -181,7 +189,7 @@ def test_a_tenant_with_a_good_certificate_is_no_node(world: World) -> None:
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02[]", b"\x00\x00\x00\x03{}}"])
 def test_malformed_messages_end_that_connection_only(world: World, data: bytes) -> None:
     bad = world.tls("nve1")
-    bad.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 1})))
+    bad.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})))
     world.until(lambda: world.connected("nve1"))
     bad.sendall(data)
     read_until_closed(bad)
@@ -211,7 +219,7 @@ def test_a_silent_registered_node_is_cut_off(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.3)
     monkeypatch.setattr(server, "SEND_TIMEOUT", 0.1)
     quiet = world.tls("nve1")
-    quiet.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 1})))
+    quiet.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})))
     read_until_closed(quiet)
     world.until(lambda: world.events("was silent") == 1)
 

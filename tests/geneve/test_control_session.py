@@ -1,4 +1,4 @@
-"""A node's session and link against a scripted NVA, in memory: idempotence, errors, reconnection."""
+"""A node's link against a scripted NVA over TLS, in memory: registration, pushes, silence, reconnection."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from geneve.control import jsonrpc
-from geneve.control.session import (
+from geneve.control.demand import Demand, Tenant
+from geneve.control.protocol import (
+    GAP,
     PING_INTERVAL,
     SILENCE_LIMIT,
-    ControlLink,
     Disconnected,
     Event,
     Identity,
     Registered,
     StateReceived,
 )
+from geneve.control.session import ControlLink
 from geneve.control.state import Role
 from geneve.control.tls import TlsEndpoint, client_context, server_context
 from tests.credentials import make_ca, node_files, nva_files
@@ -70,11 +72,11 @@ class Nva:
     def send(self, message: jsonrpc.Message) -> None:
         self.tls.send(jsonrpc.encode(message))
 
-    def push(self, version: Any, epoch: Any = "e1", state: Any = None) -> int:
+    def push(self, sequence: Any, **params: Any) -> int:
+        """Push a snapshot, or with ``base`` a delta; returns the request's number."""
         self.request += 1
-        document = {"node": "nve1", "role": "nve"} if state is None else state
-        params = {"epoch": epoch, "version": version, "state": document}
-        self.send(jsonrpc.Request(self.request, "state", params))
+        whole = {"epoch": "e1", "sequence": sequence, **params}
+        self.send(jsonrpc.Request(self.request, "push", whole))
         return self.request
 
 
@@ -85,7 +87,7 @@ class World:
         authority = make_ca()
         self.server_context = server_context(nva_files(folder, authority))
         self.pipes: list[Pipe] = []
-        self.nva: Nva | None = None
+        self._nva: Nva | None = None
         self.refuse_connections = False
         self.window = 1 << 20
         self.now = 1000.0
@@ -96,40 +98,49 @@ class World:
             random=lambda: 1.0,
         )
 
+    @property
+    def nva(self) -> Nva:
+        assert self._nva is not None
+        return self._nva
+
     def connect(self) -> Pipe:
         if self.refuse_connections:
             raise ConnectionRefusedError(111, "Connection refused")
         pipe = Pipe(self.window)
         self.pipes.append(pipe)
-        self.nva = Nva(self.server_context, pipe)
+        self._nva = Nva(self.server_context, pipe)
         return pipe
 
     def run(self) -> list[Event]:
         """Carry bytes until nothing moves; returns the link's events."""
         events = self.link.on_timer(self.now) if self.now >= self.link.next_deadline else []
         for _ in range(12):
-            if self.nva is not None:
-                self.nva.run()
+            if self._nva is not None:
+                self._nva.run()
             events += self.link.on_readable(self.now)
             events += self.link.on_writable(self.now)
         return events
 
-    def register(self) -> list[Event]:
+    def register(self, epoch: str = "e1", resume: dict[str, Any] | None = None) -> list[Event]:
         events = self.run()
-        assert self.nva is not None
         request = self.nva.received.pop(0)
         assert isinstance(request, jsonrpc.Request)
         assert request.method == "register"
-        assert request.params == {"instance": "0123abcd", "protocol": 1}
-        self.nva.send(jsonrpc.Response(request.id))
+        expected = {"instance": "0123abcd", "protocol": 2}
+        assert request.params == (expected if resume is None else {**expected, "resume": resume})
+        self.nva.send(jsonrpc.Response(request.id, {"epoch": epoch}))
         return events + self.run()
 
     def states(self, events: list[Event]) -> list[StateReceived]:
         return [event for event in events if isinstance(event, StateReceived)]
 
+    def take(self) -> StateReceived:
+        """Return the one state that comes."""
+        (event,) = self.states(self.run())
+        return event
+
     def answers(self) -> list[jsonrpc.Message]:
         self.run()
-        assert self.nva is not None
         received, self.nva.received = self.nva.received, []
         return received
 
@@ -141,93 +152,89 @@ def world(tmp_path: Path) -> World:
 
 def test_registers_and_applies_a_state(world: World) -> None:
     assert world.register() == [Registered()]
-    assert world.nva is not None
     request = world.nva.push(1)
-    (event,) = world.states(world.run())
-    assert (event.state.node, event.epoch, event.version) == ("nve1", "e1", 1)
+    event = world.take()
+    assert (event.state.node, event.push.epoch, event.push.sequence) == ("nve1", "e1", 1)
     assert world.answers() == []  # nothing is acknowledged before it was applied
     world.link.acknowledge(event)
     assert world.link.wants_write
-    assert world.answers() == [jsonrpc.Response(request, {"version": 1})]
+    assert world.answers() == [jsonrpc.Response(request, {"sequence": 1})]
 
 
 def test_repeated_late_and_reordered_pushes_change_nothing(world: World) -> None:
     world.register()
-    assert world.nva is not None
     world.nva.push(5)
-    (event,) = world.states(world.run())
+    event = world.take()
     again = world.nva.push(5)  # repeated before it was applied
     assert world.run() == []
     world.link.acknowledge(event)
     assert [answer.id for answer in world.answers()] == [101, again]  # type: ignore[union-attr]
-    for version in (5, 4, 1):
-        request = world.nva.push(version)
+    for sequence in (5, 4, 1):
+        request = world.nva.push(sequence)
         assert world.run() == []
-        assert world.answers() == [jsonrpc.Response(request, {"version": version})]
-    assert world.link.progress.version == 5
+        assert world.answers() == [jsonrpc.Response(request, {"sequence": sequence})]
+    assert world.link.progress.sequence == 5
+
+
+def test_a_push_that_a_newer_one_has_overtaken_is_not_applied_after_it(world: World) -> None:
+    world.register()
     world.nva.push(9)
     late = world.nva.push(8)
-    assert [state.version for state in world.states(world.run())] == [9]
-    assert world.answers() == [jsonrpc.Response(late, {"version": 8})]
+    event = world.take()
+    assert event.push.sequence == 9
+    (answer,) = world.answers()
+    assert isinstance(answer, jsonrpc.ErrorResponse), "it was not applied, and so it is not acknowledged"
+    assert (answer.id, answer.code) == (late, GAP)
+    world.link.acknowledge(event)
+    assert world.answers() == [jsonrpc.Response(101, {"sequence": 9})]
+    assert world.link.progress.sequence == 9
 
 
 def test_a_new_epoch_starts_counting_anew(world: World) -> None:
     world.register()
-    assert world.nva is not None
     world.nva.push(50)
-    world.link.acknowledge(world.states(world.run())[0])
+    world.link.acknowledge(world.take())
+    world.pipes[-1].ended = True
+    world.link.on_readable(world.now)
+    world.now = world.link.next_deadline
+    world.register("e2", resume={"epoch": "e1", "sequence": 50})
     world.nva.push(1, epoch="e2")
-    (event,) = world.states(world.run())
-    world.link.acknowledge(event)
-    assert (world.link.progress.epoch, world.link.progress.version) == ("e2", 1)
+    world.link.acknowledge(world.take())
+    assert (world.link.progress.epoch, world.link.progress.sequence) == ("e2", 1)
 
 
-@pytest.mark.parametrize(
-    ("version", "epoch", "state"),
-    [
-        (0, "e1", None),
-        (True, "e1", None),
-        ("2", "e1", None),
-        (2, "", None),
-        (2, "e" * 65, None),
-        (2, 7, None),
-        (2, "e1", "text"),
-        (2, "e1", {"node": "nve1", "role": "nve", "unknown": 1}),
-        (2, "e1", {"node": "nve2", "role": "nve"}),
-        (2, "e1", {"node": "nve1", "role": "transit"}),
-    ],
-)
-def test_an_invalid_state_is_refused_and_the_last_one_stays(world: World, version: Any, epoch: Any, state: Any) -> None:
+def test_a_push_of_another_epoch_than_the_registrations_is_refused(world: World) -> None:
     world.register()
-    assert world.nva is not None
-    world.nva.push(1)
-    world.link.acknowledge(world.states(world.run())[0])
-    world.answers()
-    request = world.nva.push(version, epoch, state)
+    request = world.nva.push(1, epoch="e2")
     assert world.run() == []
     (answer,) = world.answers()
     assert isinstance(answer, jsonrpc.ErrorResponse)
     assert (answer.id, answer.code) == (request, jsonrpc.INVALID_PARAMS)
-    assert (world.link.progress.epoch, world.link.progress.version) == ("e1", 1)
-    good = world.nva.push(2)
-    assert len(world.states(world.run())) == 1, good
+
+
+@pytest.mark.parametrize("result", [{}, {"epoch": ""}, {"epoch": 5}, {"epoch": None}])
+def test_an_nva_that_names_no_epoch_is_left(world: World, result: dict[str, Any]) -> None:
+    world.run()
+    request = world.nva.received.pop()
+    assert isinstance(request, jsonrpc.Request)
+    world.nva.send(jsonrpc.Response(request.id, result))
+    (event,) = world.run()
+    assert isinstance(event, Disconnected)
 
 
 def test_the_caller_can_refuse_a_state(world: World) -> None:
     world.register()
-    assert world.nva is not None
     request = world.nva.push(1)
-    (event,) = world.states(world.run())
+    event = world.take()
     world.link.refuse(event, "no such interface")
     assert world.answers() == [jsonrpc.ErrorResponse(request, jsonrpc.INVALID_PARAMS, "no such interface")]
-    assert world.link.progress.version == 0
+    assert world.link.progress.sequence == 0
     world.nva.push(1)  # the NVA may try again
     assert len(world.states(world.run())) == 1
 
 
 def test_no_state_is_taken_before_registration(world: World) -> None:
     world.run()
-    assert world.nva is not None
     world.nva.received.clear()
     world.nva.push(1)
     assert world.run() == []
@@ -235,10 +242,19 @@ def test_no_state_is_taken_before_registration(world: World) -> None:
     assert isinstance(answer, jsonrpc.ErrorResponse)
 
 
+def test_nothing_is_asked_before_registration(world: World) -> None:
+    world.run()
+    world.nva.received.clear()
+    demand = Demand(audience="nve2", vni=100, profile="full")
+    assert not world.link.ask_keys([demand], world.now)
+    assert not world.link.ask_rekey(300, world.now)
+    assert not world.link.tell_tenants(1, [Tenant(vni=100, mac="02:00:00:00:00:01")], world.now)
+    assert world.answers() == []
+
+
 def test_unknown_methods_are_answered_and_notifications_ignored(world: World) -> None:
     world.register()
-    assert world.nva is not None
-    world.nva.send(jsonrpc.Notification("state", {}))
+    world.nva.send(jsonrpc.Notification("push", {}))
     world.nva.send(jsonrpc.Request(5, "reboot"))
     (answer,) = world.answers()
     assert isinstance(answer, jsonrpc.ErrorResponse)
@@ -247,7 +263,6 @@ def test_unknown_methods_are_answered_and_notifications_ignored(world: World) ->
 
 def test_pings_and_gives_up_on_silence(world: World) -> None:
     world.register()
-    assert world.nva is not None
     world.now += PING_INTERVAL
     assert world.run() == []
     (ping,) = world.answers()
@@ -256,6 +271,7 @@ def test_pings_and_gives_up_on_silence(world: World) -> None:
     world.nva.send(jsonrpc.Response(ping.id))
     world.run()
     started = world.now
+    events: list[Event] = []
     while world.now < started + SILENCE_LIMIT:
         assert world.link.next_deadline > world.now
         world.now = world.link.next_deadline
@@ -268,7 +284,6 @@ def test_pings_and_gives_up_on_silence(world: World) -> None:
 
 def test_a_refused_registration_ends_the_connection(world: World) -> None:
     world.run()
-    assert world.nva is not None
     request = world.nva.received.pop()
     world.nva.send(jsonrpc.ErrorResponse(request.id, -32002, "not yours"))  # type: ignore[union-attr]
     (event,) = world.run()
@@ -277,17 +292,15 @@ def test_a_refused_registration_ends_the_connection(world: World) -> None:
 
 def test_garbage_instead_of_messages_ends_the_connection(world: World) -> None:
     world.register()
-    assert world.nva is not None
     world.nva.tls.send(b"\x00\x00\x00\x02[]")
     (event,) = world.run()
     assert isinstance(event, Disconnected)
 
 
-def test_reconnects_ever_later_and_keeps_its_progress(world: World) -> None:
+def test_reconnects_ever_later_and_says_what_it_has(world: World) -> None:
     world.register()
-    assert world.nva is not None
     world.nva.push(3)
-    world.link.acknowledge(world.states(world.run())[0])
+    world.link.acknowledge(world.take())
     world.pipes[0].ended = True
     assert world.link.on_readable(world.now) == [Disconnected("the NVA closed the connection")]
     assert world.link.fileno() is None
@@ -303,10 +316,10 @@ def test_reconnects_ever_later_and_keeps_its_progress(world: World) -> None:
     world.refuse_connections = False
     world.now = world.link.next_deadline
     generation = world.link.generation
-    assert world.register() == [Registered()]
+    assert world.register(resume={"epoch": "e1", "sequence": 3}) == [Registered()]
     assert world.link.generation == generation + 1
     world.nva.push(3)
-    assert world.states(world.run()) == []  # the same epoch and version as before the loss
+    assert world.states(world.run()) == []  # the same epoch and sequence as before the loss
     world.pipes[-1].ended = True
     world.link.on_readable(world.now)
     assert world.link.next_deadline - world.now == 0.25  # a success starts the delays anew
@@ -326,16 +339,15 @@ def test_partial_writes_lose_nothing(world: World) -> None:
 
 def test_an_event_decided_after_a_reconnection_does_no_harm(world: World) -> None:
     world.register()
-    assert world.nva is not None
     world.nva.push(1)
-    (event,) = world.states(world.run())
+    event = world.take()
     world.pipes[0].ended = True
     world.link.on_readable(world.now)
     world.link.acknowledge(event)
     world.now = world.link.next_deadline
     world.register()
     world.nva.push(1)
-    assert world.states(world.run()) == []
+    assert len(world.states(world.run())) == 1, "what was not recorded as applied is applied again"
 
 
 def test_closing_is_final(world: World) -> None:

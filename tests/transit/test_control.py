@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from controller.pki import TestbedCa, write_credentials
 from geneve.control import jsonrpc
-from geneve.control.document import PolicyEntry, to_wire
+from geneve.control.document import IN, NODE_SCOPE, POLICY, TRANSIT, PolicyEntry, to_wire
 from geneve.control.state import NodeState
 from geneve.control.tls import TlsFiles, server_context
 from geneve.errors import ConfigError
@@ -58,20 +58,19 @@ class FakeNva:
         while (message := self._decoder.next_message()) is not None:
             self.messages.append(message)
             if isinstance(message, jsonrpc.Request):
-                self.send(jsonrpc.Response(message.id, {"epoch": "e1"} if message.method == "register" else {}))
+                self.send(jsonrpc.Response(message.id, {"epoch": "e1"}))
 
     def send(self, message: jsonrpc.Message) -> None:
         assert self._tls is not None
         self._tls.sendall(jsonrpc.encode(message))
 
     def push(self, state: NodeState, sequence: int) -> None:
-        """Send ``state`` whole, as a snapshot of the device's own scope."""
-        policy = PolicyEntry(version=1, rules=state.policy, profiles=state.profiles)
-        entries: dict[str, BaseModel] = {"policy": policy}
-        entries |= {f"in/{item.spi}": item for item in state.inbound}
-        entries |= {f"transit/{item.vni}": item for item in state.transit_vnis}
-        change = {"replace": True, "set": {key: to_wire(entry) for key, entry in entries.items()}}
-        self.send(jsonrpc.Request(sequence, "push", {"epoch": "e1", "sequence": sequence, "scopes": {"node": change}}))
+        """Push what makes up a device's state, as a snapshot."""
+        entries: dict[str, BaseModel] = {POLICY: PolicyEntry(version=1, profiles=state.profiles)}
+        entries |= {f"{IN}/{item.spi}": item for item in state.inbound}
+        entries |= {f"{TRANSIT}/{vni.vni}": vni for vni in state.transit_vnis}
+        scopes = {NODE_SCOPE: {"set": {key: to_wire(entry) for key, entry in entries.items()}}}
+        self.send(jsonrpc.Request(sequence, "push", {"epoch": "e1", "sequence": sequence, "scopes": scopes}))
 
     def hang_up(self) -> None:
         if self._tls is not None:
