@@ -515,9 +515,10 @@ class Commands:
         """Ask for a successor of every key, until every sender has switched and every old key has ended."""
         del command
         nodes = self._nodes.nodes.values()
-        self.do_idle({"seconds": PAUSE}, limit)
+        # Before the pause: nodes of other processes ask a little earlier or later, and their new keys are not old ones.
         old_out = {node.index: set(node.associations(OUT)) for node in nodes}
         old_in = {node.index: set(node.associations(IN)) for node in nodes}
+        self.do_idle({"seconds": PAUSE}, limit)
 
         def switched(node: SimulatedNode) -> bool:
             now_has = node.associations(OUT).keys()
