@@ -17,8 +17,8 @@ OUTAGES = Plot(
     "Outage of tenants' flows",
     "Longest time in which a receiving tenant got nothing, beyond what the sender itself left between two messages; of "
     "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics "
-    "interval. Dotted line: the sending interval, which is the resolution; triangles: no longer than that. 'nothing "
-    "done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
+    "interval. Dotted line: the sending interval, which is the resolution; triangles: not longer, with their number. "
+    "'nothing done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
     "windows of all events together.",
 )
 ISOLATION = Plot(
@@ -99,9 +99,9 @@ def draw(result: ControlResult, folder: Path) -> list[Plot]:
     drawn = []
     outages, isolation, steps = _outage_lines(result), _isolation_lines(result), _step_lines(result)
     for plot, lines, label, notes in (
-        (OUTAGES, outages, "outage (ms, logarithmic)", "lost / sent"),
-        (ISOLATION, isolation, "time since the request (ms, logarithmic)", ""),
-        (CONVERGENCE, steps, "time (s, logarithmic)", ""),
+        (OUTAGES, outages, "outage (ms, log.)", "lost / sent"),
+        (ISOLATION, isolation, "time since request (ms, log.)", ""),
+        (CONVERGENCE, steps, "time (s, log.)", ""),
     ):
         if lines:
             save(_strip(lines, label, notes), folder, plot.name)
@@ -146,14 +146,18 @@ def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
     scale = 1.0 if lines[0].row["unit"] == "ms" else 1e3
     floor = min(line.row["resolution_ms"] / scale for line in lines if line.row["resolution_ms"])
     for place, line in enumerate(lines):
-        _strip_row(axes, place, line, floor if line.row["unit"] == "ms" else 0.0)
+        # Times of the operator's own clock are not sampled by a flow: nothing hides below a sending interval.
+        _strip_row(axes, place, line, floor if line.row["unit"] == "ms" and line.row["resolution_ms"] else 0.0)
         axes.annotate(
             line.note, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=7, annotation_clip=False,
         )  # fmt: skip
     if lines[0].row["unit"] == "ms":
         axes.axvline(floor, color="0", linewidth=0.8, linestyle=":", zorder=1)
-    everything = [max(value, floor if scale == 1.0 else value) for line in lines for value in line.values]
+    everything = [
+        max(value, floor) if scale == 1.0 and line.row["resolution_ms"] else value
+        for line in lines for value in line.values
+    ]  # fmt: skip
     low, high = min([*everything, *([floor] if scale == 1.0 else [])]), max(everything)
     axes.set_xscale("log")
     axes.set_xlim(low / 1.35, high * 1.35)
@@ -177,6 +181,11 @@ def _strip_row(axes: Any, place: int, line: _Line, floor: float) -> None:
     axes.plot(seen, [place - _ASIDE] * len(seen), zorder=4, **_POINT)
     if below:
         axes.plot([floor] * below, [place - _ASIDE] * below, zorder=4, **{**_POINT, "marker": "<"})
+    if below > 1:
+        axes.annotate(
+            f"{below}", (floor, place - _ASIDE), xytext=(-5, 0), textcoords="offset points", ha="right", va="center",
+            fontsize=6,
+        )  # fmt: skip
     shown = {name: max(line.row[name], floor) for name in ("median", "ci_low", "ci_high")}
     single = len(line.values) == 1  # one sample knows no error
     axes.errorbar(
