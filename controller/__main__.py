@@ -60,7 +60,7 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     shell = Shell(inventory, store)
     admission = Admission(node.address for node in inventory.nodes.values())
     nodes = NodeServer(framework.spawn, shell, context, listen(nva.address, nva.port, "nva"), admission)
-    rest = rest_server(inventory.rest, Northbound(shell.view, shell.operate))
+    rest = rest_server(inventory.rest, Northbound(shell.view))
     # The framework would only log that it cannot listen, and go on without switches.
     listen(inventory.openflow.address, inventory.openflow.port, "openflow").close()
     log.info("%s %s; nodes on %s port %d", framework.name, framework.version, nva.address, nva.port)

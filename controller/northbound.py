@@ -19,20 +19,12 @@ View = Callable[[str], dict[str, Any] | None]
 class Northbound:
     """Answers from ``view``; knows no secrets, since no view holds any."""
 
-    def __init__(self, view: View, operate: Callable[[Any], dict[str, Any]] | None = None) -> None:
+    def __init__(self, view: View) -> None:
         self._view = view
-        self._operate = operate  # stand-in: drop with this commit
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request: 200, 404 for what does not exist, 405 for what would change something."""
         method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
-        if method == "POST" and self._operate is not None:
-            from controller.operations import Rekey, Restore, Revoke
-            parts = path.removeprefix(PREFIX).split("/")
-            wish = Rekey() if parts == ["rekey"] else {"revoke": Revoke, "restore": Restore}[parts[2]](parts[1])
-            body = json.dumps(self._operate(wish)).encode()
-            start_response("200 OK", [("Content-Length", str(len(body)))])
-            return [body]
         document = self._view(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else None
         headers = []
         if document is None:

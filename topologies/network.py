@@ -409,15 +409,6 @@ class Testbed:
             document: dict[str, Any] = json.load(answer)
         return document
 
-    def operate(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Stand-in for the operators' interface; drop with this commit."""
-        url = f"http://{MANAGEMENT_NVA}:{REST_PORT}{path}"
-        request = urllib.request.Request(url, data=json.dumps(body or {}).encode(), method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=5) as answer:
-            document: dict[str, Any] = json.load(answer)
-        return document
-
     def nve_of(self, host: str) -> str:
         """Return the NVE behind which a tenant's host is now."""
         tenant = self.scenario.tenants[self.plan.tenant_of(host)]
