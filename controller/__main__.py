@@ -44,7 +44,8 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     from controller.app import make_app
     from controller.inventory import load_inventory
     from controller.northbound import Northbound
-    from controller.server import NodeServer, listen, rest_server
+    from controller.rest_server import RestServer
+    from controller.server import NodeServer, listen
     from controller.shell import Shell
     from controller.store import Store, load_key
     from geneve.control.tls import TlsFiles, server_context
@@ -60,12 +61,14 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     shell = Shell(inventory, store)
     admission = Admission(node.address for node in inventory.nodes.values())
     nodes = NodeServer(framework.spawn, shell, context, listen(nva.address, nva.port, "nva"), admission)
-    rest = rest_server(inventory.rest, Northbound(shell.view))
+    where = inventory.rest
+    northbound = Northbound(shell, inventory.operators)
+    rest = RestServer(framework.spawn, context, listen(where.address, where.port, "rest"), northbound)
     # The framework would only log that it cannot listen, and go on without switches.
     listen(inventory.openflow.address, inventory.openflow.port, "openflow").close()
     log.info("%s %s; nodes on %s port %d", framework.name, framework.version, nva.address, nva.port)
     framework.spawn(nodes.serve)
-    framework.spawn(rest.serve_forever)
+    framework.spawn(rest.serve)
     framework.spawn(shell.run_timer)
     framework.run(make_app(framework, shell), inventory.openflow.address, inventory.openflow.port)
 

@@ -137,6 +137,7 @@ class Inventory(StrictModel):
     keys: KeyPolicy = KeyPolicy()
     openflow: Listener
     rest: Listener
+    operators: tuple[Name, ...] = ()
     fabric: Fabric = Fabric()
     switches: dict[Name, int]
     links: tuple[InventoryLink, ...] = ()
@@ -286,6 +287,9 @@ def _check_links(inventory: Inventory) -> str | None:
 
 def _check_nodes(inventory: Inventory) -> str | None:
     names = list(inventory.nodes) + list(inventory.switches) + [inventory.nva.name]
+    for number, operator in enumerate(inventory.operators):
+        if operator in names or operator in inventory.operators[:number]:
+            return f"key 'operators.{number}': the name '{operator}' is in use already; give each operator its own."
     twice = _duplicate(names)
     if twice is not None:
         return f"key 'nodes.{twice}': the name is in use already; give each switch, node and the NVA its own."

@@ -1,6 +1,6 @@
 """A certificate authority for one run of the testbed (X.509, RFC 5280; ECDSA P-256).
 
-``python -m controller.pki --out DIR --node nve1 --node t1 --nva nva --address 192.168.0.100`` writes
+``python -m controller.pki --out DIR --node nve1 --node t1 --operator alice --nva nva --address 192.168.0.100`` writes
 DIR/ca.pem and, for each name, DIR/NAME.pem and DIR/NAME.key (mode 0600). The CA's private key exists
 only in this program's memory: no further certificate can be made once it has ended.
 """
@@ -85,7 +85,7 @@ class TestbedCa:
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue_node(self, name: str) -> Credentials:
-        """Return credentials with which node ``name`` can act as a TLS client and nothing else."""
+        """Return credentials with which a node or an operator can act as a TLS client and nothing else."""
         return self._issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def issue_nva(self, name: str, addresses: Sequence[str]) -> Credentials:
@@ -151,11 +151,15 @@ def _node_name(text: str) -> str:
     name, _, role = text.partition(":")
     if role not in {"", "nve", "transit"}:
         raise argparse.ArgumentTypeError(f"'{text}': expected NAME or NAME:ROLE, role nve or transit")
+    return _client_name(name)
+
+
+def _client_name(text: str) -> str:
     try:
-        return _NAME.validate_python(name)
+        return _NAME.validate_python(text)
     except ValidationError:
         raise argparse.ArgumentTypeError(
-            f"'{name}': expected a name of 1 to 32 letters, digits, - or _, a letter first"
+            f"'{text}': expected a name of 1 to 32 letters, digits, - or _, a letter first"
         ) from None
 
 
@@ -170,6 +174,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="controller.pki", description="Make the certificates of one run.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to; made if it is missing")
     parser.add_argument("--node", type=_node_name, action="append", default=[], help="a node's name; repeatable")
+    parser.add_argument(
+        "--operator", type=_client_name, action="append", default=[], help="an operator's name; repeatable"
+    )
     parser.add_argument("--nva", type=_node_name, required=True, help="the NVA's name")
     parser.add_argument("--address", type=_address, action="append", default=[], help="an address of the NVA")
     parser.add_argument("--hours", type=float, default=DEFAULT_HOURS, help="validity (default: %(default)s)")
@@ -179,17 +186,18 @@ def _arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     arguments = _arguments().parse_args(argv)
-    names: list[str] = [arguments.nva, *arguments.node]
+    clients: list[str] = [*arguments.node, *arguments.operator]
+    names = [arguments.nva, *clients]
     try:
         if not 0 < arguments.hours <= 24 * 365:
             raise ConfigError(f"--hours {arguments.hours:g}: expected more than 0 and at most one year.")
         if len(set(names)) != len(names) or "ca" in names:
-            raise ConfigError("--node: each name may be given once, and 'ca' is taken; rename one.")
+            raise ConfigError("--node, --operator: each name may be given once, and 'ca' is taken; rename one.")
         authority = TestbedCa(datetime.datetime.now(datetime.timezone.utc), arguments.hours)
         arguments.out.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_file(arguments.out / "ca.pem", authority.certificate, 0o644)
         write_credentials(arguments.out, arguments.nva, authority.issue_nva(arguments.nva, arguments.address))
-        for name in arguments.node:
+        for name in clients:
             write_credentials(arguments.out, name, authority.issue_node(name))
     except ConfigError as error:
         print(f"controller.pki: {error}", file=sys.stderr)

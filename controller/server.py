@@ -1,4 +1,4 @@
-"""The NVA's TLS listener and the REST listener (thin shell): sockets, and a reader and writer for each.
+"""The NVA's TLS listener for nodes (thin shell): sockets, and a reader and writer for each.
 
 A connection's writer alone sends on its socket, from a bounded queue: a slow node fills its own queue and
 is cut off, and nobody waits for it.
@@ -11,17 +11,13 @@ import itertools
 import logging
 import queue
 import socket
-import socketserver
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from controller.admission import Admission, MessageRate, Waiting
-from controller.inventory import Listener
-from controller.northbound import Northbound
 from controller.nva import Close, Closed, Effect, Opened, Received, Send
 from controller.shell import Shell
 from geneve.control import jsonrpc
@@ -255,37 +251,3 @@ class NodeServer:
 
 def _waiting(unnamed: Mapping[int, Connection]) -> list[Waiting]:
     return [Waiting(number, entry.address) for number, entry in unnamed.items() if not entry.evicted]
-
-
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 5.0
-
-    def log_message(self, format: str, *args: object) -> None:
-        log.debug("REST: " + format, *args)
-
-
-class _RestServer(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def server_bind(self) -> None:
-        # Without the base class's look-up of a host name, which has no answer inside a namespace.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-
-class _RestServer6(_RestServer):
-    address_family = socket.AF_INET6
-
-
-def rest_server(where: Listener, application: Northbound) -> WSGIServer:
-    """Return the listening REST server; ConfigError says why there cannot be one."""
-    server_class = _RestServer6 if ":" in where.address else _RestServer
-    try:
-        server = server_class((where.address, where.port), _QuietHandler)
-    except OSError as error:
-        place = f"{where.address} port {where.port}"
-        raise ConfigError(f"rest: cannot listen on {place} ({error.strerror}).") from None
-    server.set_app(application)
-    return server

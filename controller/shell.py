@@ -98,6 +98,11 @@ class Shell:
         with self._turn() as now:
             self._core.nva.report(now, "refused", name, reason)
 
+    def operated(self, name: str, text: str) -> None:
+        """Note what an operator did."""
+        with self._turn() as now:
+            self._core.nva.report(now, "operator", name, text)
+
     def view(self, name: str) -> dict[str, Any] | None:
         """Return a resource for operators."""
         with self.lock:

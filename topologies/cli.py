@@ -6,6 +6,7 @@ With ``--check`` the scenario is only read: no root, nothing is started.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,14 +18,15 @@ from mininet.log import setLogLevel
 from geneve.errors import ConfigError
 from geneve.policy import shadowed
 from topologies import sandbox
+from topologies.configs import Layout, operator_argv
 from topologies.daemon import TestbedError
 from topologies.network import Testbed
 from topologies.scenario import Scenario
 from topologies.scenario_file import load_scenario
 
 
-def hints(scenario: Scenario) -> list[str]:
-    """Return lines that tell what to try on this scenario."""
+def hints(scenario: Scenario, layout: Layout) -> list[str]:
+    """Return lines that tell what to try on this scenario; ``layout`` is where its files are."""
     lines = []
     for name, tenant in scenario.tenants.items():
         hosts = list(tenant.hosts)
@@ -35,6 +37,7 @@ def hints(scenario: Scenario) -> list[str]:
     nve = next(iter(scenario.nves))
     lines.append(f"  {nve} tshark -i {nve}-eth0 -c 10 udp port 6081    (what the underlay sees)")
     lines.append(f"  sh ovs-ofctl -O OpenFlow13 dump-flows {switch}    (what the controller installed)")
+    lines.append(f"  sh {shlex.join(operator_argv(layout))} nodes    (what an operator sees; --help lists more)")
     lines.append("  help, net, exit")
     return lines
 
@@ -59,7 +62,7 @@ def _run(scenario: Scenario, framework: str) -> None:
             for warning in testbed.warnings:
                 print(f"note: {warning}")
             print(f"ready after {testbed.facts['start_seconds']} s; logs in {folder}/logs. Try:")
-            print("\n".join(hints(scenario)), flush=True)
+            print("\n".join(hints(scenario, testbed.layout)), flush=True)
             setLogLevel("info")
             CLI(testbed.net)
             setLogLevel("warning")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from geneve.control.state import Mapping
+from geneve.control.tls import TlsFiles
 from geneve.export import DEVICE_KEY_SIZE
 from topologies.plan import (
     COLLECTOR_PORT,
@@ -24,10 +25,12 @@ from topologies.plan import (
     Kind,
     Plan,
 )
-from topologies.scenario import NO_PROTECTION, NVA_NAME, Tenant, UnderlayGroup
+from topologies.scenario import NO_PROTECTION, NVA_NAME, OPERATOR_NAME, Tenant, UnderlayGroup
 
 COLLECTOR_NAME = "collector"
 CONTROLLER_NAME = "controller"
+REST_URL = f"https://{MANAGEMENT_NVA}:{REST_PORT}"
+"""Where operators reach the NVA."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Layout:
     def pki(self) -> Path:
         """Folder of certificates and keys."""
         return self.private / "pki"
+
+    @property
+    def operator(self) -> TlsFiles:
+        """What the testbed's operator shows to the NVA."""
+        files = (str(self.pki / name) for name in ("ca.pem", f"{OPERATOR_NAME}.pem", f"{OPERATOR_NAME}.key"))
+        return TlsFiles(*files)
 
     @property
     def export_keys(self) -> Path:
@@ -164,6 +173,7 @@ def inventory(plan: Plan, layout: Layout) -> dict[str, Any]:
         "keys": {"on_demand": scenario.keys == "on-demand"},
         "openflow": {"address": MANAGEMENT_NVA, "port": OPENFLOW_PORT},
         "rest": {"address": MANAGEMENT_NVA, "port": REST_PORT},
+        "operators": [OPERATOR_NAME],
         "fabric": {"ecmp": scenario.underlay.ecmp, "anti_spoofing": scenario.underlay.anti_spoofing},
         "switches": plan.datapath_ids,
         "links": [
@@ -222,7 +232,7 @@ def _devices(plan: Plan, via: tuple[str, ...]) -> list[str]:
 def pki_argv(plan: Plan, layout: Layout) -> list[str]:
     """Return the command that makes the run's certificates."""
     argv = [sys.executable, "-m", "controller.pki", "--out", str(layout.pki), "--nva", NVA_NAME]
-    argv += ["--address", plan.underlay_addresses[NVA_NAME]]
+    argv += ["--address", plan.underlay_addresses[NVA_NAME], "--address", MANAGEMENT_NVA, "--operator", OPERATOR_NAME]
     for name in (*plan.nodes(Kind.NVE), *plan.nodes(Kind.TRANSIT)):
         argv += ["--node", name]
     return argv
@@ -232,6 +242,13 @@ def controller_argv(layout: Layout, framework: str) -> list[str]:
     """Return the command of the controller; ``framework`` is ryu, os-ken or auto (the program's choice)."""
     argv = [sys.executable, "-m", "controller", "--inventory", str(layout.inventory)]
     return argv if framework == "auto" else [*argv, "--framework", framework]
+
+
+def operator_argv(layout: Layout) -> list[str]:
+    """Return the start of an operator's command line; a command such as ``nodes`` follows."""
+    files = layout.operator
+    argv = [sys.executable, "-m", "controller.cli", "--url", REST_URL]
+    return [*argv, "--ca", files.ca, "--cert", files.certificate, "--key", files.key]
 
 
 def collector_argv(plan: Plan, layout: Layout) -> list[str]:

@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +23,14 @@ from typing import Any
 from mininet.net import Mininet
 from mininet.node import Node, OVSSwitch
 
+from geneve.control.rest_client import RestClient
 from geneve.errors import ConfigError
 from geneve.policy import shadowed
 from topologies import sandbox
 from topologies.configs import (
     COLLECTOR_NAME,
     CONTROLLER_NAME,
+    REST_URL,
     Layout,
     collector_argv,
     config_files,
@@ -55,7 +56,6 @@ from topologies.plan import (
     MANAGEMENT_PREFIX,
     MANAGEMENT_SANDBOX,
     OPENFLOW_PORT,
-    REST_PORT,
     Kind,
     Plan,
     make_plan,
@@ -402,12 +402,15 @@ class Testbed:
             self._wait_converged()
 
     def rest(self, path: str) -> dict[str, Any]:
-        """Return the controller's answer to GET ``path``; OSError when it does not answer with success."""
-        url = f"http://{MANAGEMENT_NVA}:{REST_PORT}{path}"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads in here
-        with opener.open(url, timeout=5) as answer:
-            document: dict[str, Any] = json.load(answer)
-        return document
+        """Return the NVA's answer to its operator's GET ``path``; RestError, an OSError, when it is not a success."""
+        return self._operator().request("GET", path)
+
+    def operate(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Have the NVA's operator change something; returns the answer, RestError when that is not a success."""
+        return self._operator().request(method, path, body)
+
+    def _operator(self) -> RestClient:
+        return RestClient(REST_URL, self.layout.operator)
 
     def nve_of(self, host: str) -> str:
         """Return the NVE behind which a tenant's host is now."""

@@ -25,6 +25,8 @@ from topologies.scenario_types import Ipv4Interface, Ipv6Interface, NodeName
 
 NVA_NAME = "nva"
 """Name of the NVA's node in every scenario."""
+OPERATOR_NAME = "operator"
+"""Name in the certificate of the one operator of every testbed."""
 
 NO_PROTECTION = "none"
 FULL_PROTECTION = "full"

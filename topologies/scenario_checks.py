@@ -16,6 +16,7 @@ from topologies.scenario import (
     BUILT_IN_PROFILES,
     NO_PROTECTION,
     NVA_NAME,
+    OPERATOR_NAME,
     Scenario,
     Tenant,
 )
@@ -28,7 +29,12 @@ _INNER_KINDS = frozenset(
 )
 """Options that stand in sealed parts only."""
 
-_RESERVED = {NVA_NAME: "the NVA", "ca": "the certificate authority", "root": "the sandbox itself"}
+_RESERVED = {
+    NVA_NAME: "the NVA",
+    OPERATOR_NAME: "the testbed's operator",
+    "ca": "the certificate authority",
+    "root": "the sandbox itself",
+}
 
 
 def first_fault(scenario: Scenario) -> str | None:
