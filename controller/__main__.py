@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if arguments.verbose else logging.INFO,
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
     )
+    logging._srcfile = None  # no line shows its caller, and looking for it costs most
     for name in ("ryu", "os_ken"):
         logging.getLogger(name).setLevel(logging.INFO if arguments.verbose else logging.WARNING)
     signal.signal(signal.SIGTERM, _stop)

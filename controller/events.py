@@ -17,6 +17,9 @@ MAX_REPEATING = 1024
 MAX_LINES_PER_SECOND = 200
 """New lines of refusals a second; beyond, they are counted together."""
 
+MAX_TEXT = 1500
+"""Characters of a line at most."""
+
 _LIMITED = frozenset({"refused"})
 
 
@@ -36,7 +39,8 @@ class EventLog:
         self._second, self._this_second, self._suppressed = 0.0, 0, 0
 
     def report(self, now: float, kind: str, node: str, text: str) -> None:
-        """Add a line, or count it when it repeats one of the last second."""
+        """Add a line, or count it when it repeats one of the last second. Texts can have parts that nodes chose."""
+        node, text = _one_line(node), _one_line(text)
         if kind in _LIMITED and not self._admits(now, kind, node, text):
             return
         self._write(now, kind, node, text)
@@ -85,3 +89,9 @@ class EventLog:
     def last(self) -> int:
         """The number of the newest line."""
         return self._number
+
+
+def _one_line(text: str) -> str:
+    """Return a text that cannot pass for several lines, nor do anything to a terminal or a database."""
+    text = text[:MAX_TEXT]
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)

@@ -8,7 +8,6 @@ the store does not know.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as ParameterMapping
@@ -22,7 +21,7 @@ from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.membership import Membership
 from controller.nodes import PUSH_LIMIT, REFUSED_PAUSE, REPEAT, NodeRecord, PushInFlight
-from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, document_of
+from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, changed_profiles, document_of
 from controller.records import AuditLine, Change, Journal, Saved
 from controller.scopes import Scope
 from controller.spis import KEY_SIZE as SPI_KEY_SIZE
@@ -167,25 +166,32 @@ class Nva:
 
     def _restore_policy(self, inventory: Inventory, saved: Saved) -> PolicyBook:
         """Return the newest policy: the store's, unless the inventory's own was edited since."""
-        digest = hashlib.sha256(document_of(inventory).model_dump_json().encode()).hexdigest()
         kept = saved.get(records.POLICY, {}).get("current")
         version, chosen = 1, None
+        self._edited: frozenset[str] = frozenset()
         if kept is not None:
+            # Compared as models: the order in which a set was written says nothing.
+            stored, origin = (
+                validate(dict(kept[key]), "the store's policy", PolicyDocument) for key in ("document", "inventory")
+            )
             version = int(kept["version"])
-            if kept["inventory"] == digest:
-                chosen = validate(dict(kept["document"]), "the store's policy", PolicyDocument)
+            if origin == document_of(inventory):
+                chosen = stored
             else:
                 version += 1
+                self._edited = changed_profiles(stored, document_of(inventory))
         book = PolicyBook(inventory, version, chosen)
-        self._digest = digest
-        if kept is None or kept["inventory"] != digest:
+        self._origin = document_of(inventory)
+        if kept is None or chosen is None:
             self._keep_policy(book)
         return book
 
     def _keep_policy(self, book: PolicyBook) -> None:
         content = {
-            "version": book.version, "inventory": self._digest, "document": book.document.model_dump(mode="json"),
-        }  # fmt: skip
+            "version": book.version,
+            "inventory": self._origin.model_dump(mode="json"),
+            "document": book.document.model_dump(mode="json"),
+        }
         self.journal.keep(records.POLICY, "current", content)
 
     def _make_table(self, token: Callable[[int], bytes], saved: Saved) -> AssociationTable:
@@ -216,12 +222,13 @@ class Nva:
         self._paths = paths
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
         held = []
-        for content in saved.get(records.ASSOCIATION, {}).values():
+        for spi, content in saved.get(records.ASSOCIATION, {}).items():
             fields = {key: value for key, value in content.items() if key != "stage"}
             association = validate(fields, "the store's association", Association)
-            ends = {association.sender, *association.members}
-            if ends <= self.nodes.keys():
+            if self._still_fits(association):
                 held.append((str(content["stage"]), association))
+            else:
+                self.journal.drop(records.ASSOCIATION, spi)
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
         demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
@@ -230,6 +237,12 @@ class Nva:
         self.journal.keep(records.META, "life", {"number": self.life})
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
+
+    def _still_fits(self, association: Association) -> bool:
+        """Whether an association of an earlier life can go on under an inventory that may have been edited since."""
+        if not {association.sender, *association.members} <= self.nodes.keys() or association.profile in self._edited:
+            return False
+        return association.sender_address == self.membership.address(association.sender)
 
     def _restore_mappings(self, inventory: Inventory, saved: Saved) -> None:
         for mapping in inventory.mappings:

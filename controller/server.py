@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from controller.admission import Admission, MessageRate, Waiting
-from controller.nva import Close, Closed, Effect, Opened, Received, Send
+from controller.nva import Close, Closed, Effect, Input, Opened, Received, Send
 from controller.shell import Shell
 from geneve.control import jsonrpc
 from geneve.control.tls import TlsEndpoint
@@ -36,8 +36,8 @@ CROWDED_TIMEOUT = 0.5
 """Seconds for which a new connection waits in the kernel's queue while nodes are on their handshakes."""
 CROWDED_STEP = 0.005
 """Seconds between two looks whether there is room."""
-MAX_WAITING = 64
-"""Messages waiting for one node at most."""
+MAX_WAITING = 4096
+"""Messages waiting for one node at most: what one read can bring is answered before the first answer is sent."""
 
 _BACKLOG = 2048
 _RECEIVE_SIZE = 65536
@@ -133,10 +133,15 @@ class Connection:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
         decoder.feed(plaintext)
-        while (message := decoder.next_message()) is not None:
-            if not self._rate.allows(time.monotonic()):
-                raise ParseError("sends more messages than any node needs")
-            self._shell.node(Received(self.number, message))
+        messages: list[Input] = []
+        try:
+            while (message := decoder.next_message()) is not None:
+                if not self._rate.allows(time.monotonic()):
+                    raise ParseError("sends more messages than any node needs")
+                messages.append(Received(self.number, message))
+        finally:
+            if messages:  # those before one that is not sound count
+                self._shell.node(*messages)
         if self._tls.closed:
             self.cut("closed by the node")
 
@@ -154,11 +159,17 @@ class Connection:
     def write(self) -> None:
         """Send what is queued until the end comes (the writer's thread), then close."""
         try:
-            while (item := self._queue.get()) is not _END:
+            ended = False
+            while not ended:
+                items = [self._queue.get()]
+                with contextlib.suppress(queue.Empty):
+                    while items[-1] is not _END:
+                        items.append(self._queue.get_nowait())
+                ended = items[-1] is _END
                 with self._tls_lock:
-                    assert isinstance(item, bytes)
-                    if item:
-                        self._tls.send(item)
+                    for item in items:
+                        if isinstance(item, bytes) and item:
+                            self._tls.send(item)
                     outgoing = self._tls.take_outgoing()
                 if outgoing:
                     self._socket.sendall(outgoing)

@@ -74,12 +74,16 @@ class Shell:
                 self.dispatch_switch(command)
             self._dispatch(effects)
 
-    def node(self, message: nva.Input) -> None:
-        """Handle a message of a node's connection."""
+    def node(self, *messages: nva.Input) -> None:
+        """Handle messages of a node's connection, in order; what they change is stored together."""
+        effects: list[nva.Effect] = []
         with self.lock:
-            with self._turn() as now:
-                effects = self._core.nva.handle(message, now)
-            self._dispatch(effects)
+            try:
+                with self._turn() as now:
+                    for message in messages:
+                        effects += self._core.nva.handle(message, now)
+            finally:
+                self._dispatch(effects)
 
     def operate(self, operation: Operation) -> dict[str, Any]:
         """Carry out what an operator asks; OperationError says why nothing is done."""

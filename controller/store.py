@@ -80,6 +80,8 @@ class Store:
         try:
             for kind, name, text in self._connection.execute("SELECT kind, name, content FROM record"):
                 content = json.loads(text)
+                if not isinstance(content, dict) or not isinstance(content.get(SECRET_FIELD, ""), str):
+                    raise ValueError(f"the record '{kind} {name}' is damaged")
                 if SECRET_FIELD in content:
                     content[SECRET_FIELD] = self._open(kind, name, content[SECRET_FIELD])
                 saved.setdefault(kind, {})[name] = content

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from controller import nva, server
-from controller.admission import Admission
+from controller.admission import Admission, MessageRate
 from controller.server import NodeServer
 from controller.shell import Shell
 from controller.store import Store
@@ -228,6 +228,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_delays_nobody(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "SEND_TIMEOUT", 0.5)
+    monkeypatch.setattr(server, "MessageRate", lambda: MessageRate(1e9, 1e9))  # else it would be cut off for that
     slow = world.tls("nve1")
     request = jsonrpc.encode(jsonrpc.Request(1, "ping")) * 100
 
@@ -271,3 +272,24 @@ def test_a_full_house_still_lets_nodes_in(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_address_in_use_is_one_sentence(world: World) -> None:
     with pytest.raises(ConfigError, match="cannot listen on 127"):
         server.listen("127.0.0.1", world.address[1], "nva")
+
+
+def test_a_registered_node_that_floods_is_cut_off_and_others_are_served(world: World) -> None:
+    attacker = world.tls("nve1")
+    frame = jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2}))
+    pings = b"".join(jsonrpc.encode(jsonrpc.Request(number, "ping")) for number in range(2, 402))
+    attacker.sendall(frame)
+    world.until(lambda: world.connected("nve1"))
+
+    def drain() -> None:
+        with contextlib.suppress(OSError):
+            while attacker.recv(1 << 16):
+                pass
+
+    spawn(drain)  # one that does not read is cut off for that
+    with contextlib.suppress(OSError):
+        for _ in range(20):
+            attacker.sendall(pings)
+    world.until(lambda: world.events("sends more messages than any node needs") == 1)
+    world.until(lambda: not world.connected("nve1"))
+    world.run_link("nve2", Role.NVE, lambda events: any(isinstance(event, StateReceived) for event in events))
