@@ -16,9 +16,9 @@ OUTAGES = Plot(
     "control-outages",
     "Outage of tenants' flows",
     "Longest time in which a receiving tenant got nothing, beyond what the sender itself left between two messages; of "
-    "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics "
-    "interval. Dotted line: the sending interval, which is the resolution; triangles: not longer, with their number. "
-    "'nothing done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
+    "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics interval. "
+    "Dotted line: the sending interval, which is the resolution; triangles: not longer, with their number. 'nothing "
+    "done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
     "windows of all events together.",
 )
 ISOLATION = Plot(

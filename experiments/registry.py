@@ -160,7 +160,7 @@ def _control_section(root: Path) -> Section:
         control_analysis.summary(result),
         (
             Table("control-outages.csv", "Outages", "Of several flows the worst; sent and lost: messages in the "
-                  "windows of all events; count: events with a figure; missing: flows that were not back. Event nothing "
+                  "windows of all events; count: events with a figure; missing: flows not back. Event nothing "
                   "is the control, and so is whoever has no part in a revocation: they must lose nothing."),
             Table("control-isolation.csv", "Time to isolation", "From the operator's request; rounded up by the "
                   "resolution."),
