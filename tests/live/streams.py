@@ -59,12 +59,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 15.0, check: bool =
         time.sleep(0.05)
 
 
-def current_spis(testbed: Testbed, sender: str, audience: str) -> set[int]:
+def current_spis(testbed: Testbed, sender: str, audience: str, vni: int = 100) -> set[int]:
+    wanted = (sender, audience, vni, "current")
     listed = testbed.rest("/v1/associations")["associations"]
     return {
-        item["spi"]
-        for item in listed
-        if (item["sender"], item["audience"], item["stage"]) == (sender, audience, "current")
+        item["spi"] for item in listed if (item["sender"], item["audience"], item["vni"], item["stage"]) == wanted
     }
 
 
