@@ -54,7 +54,7 @@ PROFILES = {
     for profile in (
         Profile(
             "quick", repeats=6, tcp_seconds=2, udp_seconds=1, udp_rate=2000, pings=100, ping_interval=0.004,
-            frames_per_size=5, attack_trials=6, packets_per_trial=10, telemetry_packets=200, rekey_seconds=1.2,
+            frames_per_size=5, attack_trials=6, packets_per_trial=10, telemetry_packets=200, rekey_seconds=1.0,
             rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10),
         ),
         Profile(

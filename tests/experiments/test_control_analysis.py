@@ -170,11 +170,14 @@ def test_growth_is_in_the_tables_and_a_phase_that_failed_is_a_failure(tmp_path: 
 
 
 def test_losses_must_be_seen_where_they_are_sure(tmp_path: Path) -> None:
-    repeat = synthetic_control.Repeat(0)
-    repeat.event("link_down", synthetic_control.both_ways(repeat, None), path_before=["t1"], path_after=[])
-    repeat.write(tmp_path / "raw" / "control" / "r1")
-    synthetic_control.write_lines(tmp_path / "raw" / "control" / "events.jsonl", repeat.events)
-    assert "control: no event lost a message, not even a cut link: losses are not seen" in analyse(tmp_path).failures
+    result = analysed(tmp_path)
+    cut = row(result.outages, event="revoke_nve", flows="of the node")
+    assert cut["lost"] > 0.9 * cut["sent"] > 0
+    assert (cut["median"], cut["count"], cut["reasons"]) == (None, 0, "cut off, as it must be")
+    entries = [entry for entry in read_lines(tmp_path / "raw" / "control" / "events.jsonl")
+               if entry["event"] != "revoke_nve"]  # fmt: skip
+    write_lines(tmp_path / "raw" / "control" / "events.jsonl", entries)
+    assert "control: no revoked node's flow shows that losses are seen" in analyse(tmp_path).failures
 
 
 @pytest.mark.parametrize("repeats", [1, 6])
