@@ -19,15 +19,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments import control_scale_analysis as analysis
 from experiments import control_scale_plots as plots
-from experiments.control_scale_deployment import Deployment, NvaError, NvaProcess, Usage, prepare
+from experiments.control_scale_deployment import (
+    Deployment,
+    NvaError,
+    NvaProcess,
+    Usage,
+    operator_client,
+    prepare,
+)
 from experiments.environment import describe
 from experiments.results import COMPLETE, FAILED, RunDirectory
 from experiments.samples import SampleWriter, sample
+from geneve.control.rest_client import RestError
 
 NAME = "bench-control"
 SAMPLES = "control-scale.jsonl"
@@ -55,6 +64,10 @@ class Plan:
 
 QUICK = Plan(sizes=(10, 30, 100), eager_sizes=(10, 30))
 FULL = Plan(sizes=(10, 100, 1000), eager_sizes=(10, 30, 100))
+
+
+def _nothing() -> None:
+    """Leave the nodes to themselves."""
 
 
 class PhaseError(RuntimeError):
@@ -108,13 +121,17 @@ class Simulator:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def ask(self, command: dict[str, Any], *, one: bool = False) -> Answer:
-        """Have the processes (the first alone with ``one``) carry out a command and return their answers together."""
+    def ask(self, command: dict[str, Any], *, one: bool = False, operate: Callable[[], object] = _nothing) -> Answer:
+        """Have the processes (the first alone with ``one``) carry out a command and return their answers together.
+
+        ``operate`` is called meanwhile: what an operator does that the nodes wait for.
+        """
         chosen = self._processes[:1] if one else self._processes
         for process in chosen:
             assert process.stdin is not None
             process.stdin.write(json.dumps(command) + "\n")
             process.stdin.flush()
+        operate()
         answers = [self._answer(process) for process in chosen]
         reasons: dict[str, int] = {}
         for answer in answers:
@@ -154,7 +171,9 @@ class Bench:
         self._write_sample = write
         self.mode = "eager" if not deployment.on_demand else "learned" if deployment.learned else "static"
         self._key = {"mode": self.mode, "nodes": deployment.nodes, "repeat": repeat}
-        port = prepare(deployment, folder)["nva"]
+        ports = prepare(deployment, folder)
+        port = ports["nva"]
+        self._operator = operator_client(folder, ports)
         self.nva = NvaProcess(folder, port)
         self.simulator = Simulator(deployment, folder, port, workers)
         self._counts: dict[str, float] = {}
@@ -180,7 +199,7 @@ class Bench:
         self, phase: str, command: dict[str, Any], *,
         since: float | None = None, one: bool = False, whole: bool = False,
         seconds: Callable[[Answer], float] | None = None, details: Callable[[Answer], dict[str, Any]] | None = None,
-        **known: Any,
+        operate: Callable[[], object] = _nothing, **known: Any,
     ) -> Answer:  # fmt: skip
         """Carry out one command and keep what it took; PhaseError when it did not end well.
 
@@ -190,7 +209,7 @@ class Bench:
         before = Usage(0.0, 0, 0, 0) if whole else self.nva.usage()
         if whole:
             self._counts, self._simulator_cpu = {}, 0.0
-        answer = self.simulator.ask({"limit": self.plan.limit, **command}, one=one)
+        answer = self.simulator.ask({"limit": self.plan.limit, **command}, one=one, operate=operate)
         found = self._found(answer, before.cpu_seconds)
         if answer.left:
             text = f"{answer.left} nodes were not there after {self.plan.limit:g} s"
@@ -219,17 +238,25 @@ class Bench:
         return self.phase("registration", {"do": "connect"})
 
     def changes(self) -> None:
-        """Change one mapping after the other, each until all nodes have applied it."""
+        """Change one mapping after the other, each until all nodes have applied it.
+
+        Where mappings are learned, an NVE reports the change; where they are static, an operator makes it.
+        """
         for change in range(1, self.plan.changes + 1):
             index = change * 7 % self.deployment.nodes
+            asked, report = _Moment(), self.deployment.learned
+            asked.note()
             self.phase(
-                "change", {"do": "change", "index": index, "change": change},
-                seconds=lambda answer: max(answer.reached) - _asked(answer),
-                details=lambda answer: {
-                    "latencies": [round(moment - _asked(answer), 5) for moment in sorted(answer.reached)]
-                },
-                change=change,
+                "change", {"do": "change", "index": index, "change": change, "report": report},
+                operate=_nothing if report else partial(self._set_mapping, asked, index, change),
+                seconds=partial(_until_last, asked), details=partial(_latencies, asked), change=change,
             )  # fmt: skip
+
+    def _set_mapping(self, asked: _Moment, index: int, change: int) -> None:
+        tenant = self.deployment.tenants(index, change)[0]
+        asked.note()
+        body = {"nve": self.deployment.name(index), "ips": list(tenant.ips)}
+        self._operator.request("PUT", f"/v1/mappings/{tenant.vni}/{tenant.mac}", body)
 
     def keys(self, seed: int) -> None:
         """Ask for keys one by one, then by all nodes at once, and replace all of them."""
@@ -246,11 +273,20 @@ class Bench:
             self.rekey(per_node)
 
     def rekey(self, per_node: int | None = None) -> None:
-        """Replace all keys; the time is until every sender has switched, the bytes until the old keys are gone."""
+        """Have an operator replace all keys; the time is until every sender has switched, the bytes until the old
+        keys are gone.
+        """
+        self.simulator.ask({"do": "mark"})
+        asked = _Moment()
+
+        def operate() -> None:
+            asked.note()
+            self._operator.request("POST", "/v1/rekey", {})
+
         self.phase(
-            "rekey", {"do": "rekey"}, per_node=per_node,
-            seconds=lambda answer: max(float(item["switched"]) for item in answer.more) - _asked(answer),
-            details=lambda answer: {"pairs": answer.total("pairs"), "until_old_ended_s": answer.end - _asked(answer)},
+            "rekey", {"do": "rekey"}, per_node=per_node, operate=operate,
+            seconds=lambda answer: max(float(item["switched"]) for item in answer.more) - asked.time,
+            details=lambda answer: {"pairs": answer.total("pairs"), "until_old_ended_s": answer.end - asked.time},
         )  # fmt: skip
 
     def restart(self) -> None:
@@ -262,8 +298,23 @@ class Bench:
         self.phase("restart", {"do": "returned"}, since=died, until_listening_s=listening)
 
 
-def _asked(answer: Answer) -> float:
-    return min(float(item["asked"]) for item in answer.more)
+@dataclass(slots=True)
+class _Moment:
+    """When something was asked for, by the monotonic clock."""
+
+    time: float = 0.0
+
+    def note(self) -> None:
+        """It is now."""
+        self.time = time.monotonic()
+
+
+def _until_last(asked: _Moment, answer: Answer) -> float:
+    return max(answer.reached) - asked.time
+
+
+def _latencies(asked: _Moment, answer: Answer) -> dict[str, Any]:
+    return {"latencies": [round(moment - asked.time, 5) for moment in sorted(answer.reached)]}
 
 
 def measure(bench: Bench, seed: int) -> None:
@@ -279,6 +330,7 @@ def measure(bench: Bench, seed: int) -> None:
         return
     if not deployment.learned:
         bench.phase("synchronisation", {"do": "complete"}, since=begin, whole=True)
+        bench.changes()
         return
     bench.phase("tenants", {"do": "tenants"})
     bench.phase("idle", {"do": "idle", "seconds": plan.idle_seconds}, seconds=lambda answer: answer.end - answer.begin)
@@ -317,7 +369,7 @@ def run(
                 tell(label)
                 try:
                     measure(bench, seed + repeat)
-                except (PhaseError, NvaError) as error:
+                except (PhaseError, NvaError, RestError) as error:
                     faults.append(str(error))
                 finally:
                     bench.close()

@@ -21,14 +21,19 @@ from typing import Any
 
 from controller.pki import TestbedCa, write_credentials, write_file
 from geneve.control.demand import Tenant
+from geneve.control.rest_client import RestClient
+from geneve.control.tls import TlsFiles
 
 ADDRESS = "127.0.0.1"
 """Where the NVA listens; the nodes connect from addresses of their own in 127.1.0.0/16."""
-NVA, CA_FILE, INVENTORY_FILE, DATABASE, LOG_FILE = "nva", "ca.pem", "inventory.json", "nva.db", "nva.log"
+NVA, OPERATOR = "nva", "operator"
+CA_FILE, INVENTORY_FILE, DATABASE, LOG_FILE = "ca.pem", "inventory.json", "nva.db", "nva.log"
 SHARED_VNI, FIRST_GROUP_VNI = 1, 1000
 PROFILE = "full"
 START_LIMIT = 120.0
 """Seconds in which the NVA must listen."""
+REST_TIMEOUT = 60.0
+"""Seconds in which the NVA must answer an operator; it is busy with thousands of keys meanwhile."""
 MAX_NODES = 60_000
 """Nodes for which there are addresses."""
 
@@ -108,6 +113,7 @@ def inventory(deployment: Deployment, ports: dict[str, int]) -> dict[str, Any]:
         "keys": {"on_demand": deployment.on_demand},
         "openflow": {"address": ADDRESS, "port": ports["openflow"]},
         "rest": {"address": ADDRESS, "port": ports["rest"]},
+        "operators": [OPERATOR],
         "switches": {"s1": 1},
         "nodes": {
             deployment.name(index): {"role": "nve", "address": deployment.address(index), "switch": "s1",
@@ -135,6 +141,12 @@ def free_ports(names: tuple[str, ...]) -> dict[str, int]:
         return ports
 
 
+def operator_client(folder: Path, ports: dict[str, int]) -> RestClient:
+    """Return a client of the interface for operators; the NVA's own certificate names ADDRESS."""
+    files = TlsFiles(*(str(folder / name) for name in (CA_FILE, f"{OPERATOR}.pem", f"{OPERATOR}.key")))
+    return RestClient(f"https://{ADDRESS}:{ports['rest']}", files, REST_TIMEOUT)
+
+
 def prepare(deployment: Deployment, folder: Path) -> dict[str, int]:
     """Write inventory, CA and all certificates into ``folder`` and return the ports."""
     if not 2 <= deployment.nodes <= MAX_NODES:
@@ -143,8 +155,7 @@ def prepare(deployment: Deployment, folder: Path) -> dict[str, int]:
     authority = TestbedCa(datetime.datetime.now(datetime.timezone.utc))
     write_file(folder / CA_FILE, authority.certificate, 0o644)
     write_credentials(folder, NVA, authority.issue_nva(NVA, [ADDRESS]))
-    for index in range(deployment.nodes):
-        name = deployment.name(index)
+    for name in (OPERATOR, *map(deployment.name, range(deployment.nodes))):
         write_credentials(folder, name, authority.issue_node(name))
     ports = free_ports(("nva", "openflow", "rest"))
     write_file(folder / INVENTORY_FILE, json.dumps(inventory(deployment, ports)).encode(), 0o644)

@@ -61,8 +61,8 @@ TIMER = 0.05
 """Seconds between two looks at the nodes' deadlines."""
 PAUSE = 0.2
 """Seconds before keys are replaced: the NVA does not replace what it has only just made."""
-ASK_AGAIN = 5.0
-"""Seconds after which a node asks again for the successor of a key."""
+ASK_AGAIN = 30.0
+"""Seconds after which a node asks for the successor of a key itself."""
 
 _LENGTH = struct.Struct("!I")
 
@@ -394,6 +394,8 @@ class Commands:
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._partners: dict[int, set[str]] = {index: set() for index in nodes.nodes}
+        self._old_out: dict[int, set[int]] = {}
+        self._old_in: dict[int, set[int]] = {}
 
     def run(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry out one command and return the answer."""
@@ -433,8 +435,8 @@ class Commands:
             self._nodes.touch(node)
         self._wait(limit)
 
-    def do_change(self, command: dict[str, Any], limit: float) -> dict[str, Any]:
-        """Change the tenant in the shared VNI of one node, until all know the change."""
+    def do_change(self, command: dict[str, Any], limit: float) -> None:
+        """Change the tenant in the shared VNI of one node, until all know the change; ``report``: the node says it."""
         index, change = int(command["index"]), int(command["change"])
         tenant = self._nodes.deployment.tenants(index, change)[0]
 
@@ -443,12 +445,10 @@ class Commands:
             return mapping is not None and mapping.ips == tenant.ips
 
         self._nodes.aim(knows)
-        begin = time.monotonic()
-        if index in self._nodes.nodes:
-            self._nodes.nodes[index].report_tenants(change, begin)
+        if index in self._nodes.nodes and command["report"]:
+            self._nodes.nodes[index].report_tenants(change, time.monotonic())
             self._nodes.touch(self._nodes.nodes[index])
         self._wait(limit)
-        return {"asked": begin}
 
     def do_need_each(self, command: dict[str, Any], limit: float) -> dict[str, Any]:
         """Ask for one key after the other, each once the one before is there; returns each one's seconds."""
@@ -511,23 +511,27 @@ class Commands:
         self._wait(limit)
         return {"pairs": self._pairs()}
 
-    def do_rekey(self, command: dict[str, Any], limit: float) -> dict[str, Any]:
-        """Ask for a successor of every key, until every sender has switched and every old key has ended."""
+    def do_mark(self, command: dict[str, Any], limit: float) -> None:
+        """Remember the keys that there are, after PAUSE; to be followed by ``rekey``."""
         del command
-        nodes = self._nodes.nodes.values()
-        # Before the pause: nodes of other processes ask a little earlier or later, and their new keys are not old ones.
-        old_out = {node.index: set(node.associations(OUT)) for node in nodes}
-        old_in = {node.index: set(node.associations(IN)) for node in nodes}
         self.do_idle({"seconds": PAUSE}, limit)
+        nodes = self._nodes.nodes.values()
+        self._old_out = {node.index: set(node.associations(OUT)) for node in nodes}
+        self._old_in = {node.index: set(node.associations(IN)) for node in nodes}
+
+    def do_rekey(self, command: dict[str, Any], limit: float) -> dict[str, Any]:
+        """Wait until every sender has other keys than at ``mark``, then until every old key has ended."""
+        del command
+        nodes, old_out, old_in = self._nodes.nodes.values(), self._old_out, self._old_in
 
         def switched(node: SimulatedNode) -> bool:
             now_has = node.associations(OUT).keys()
             return len(now_has) >= len(old_out[node.index]) and not now_has & old_out[node.index]
 
         self._nodes.aim(switched)
-        begin = time.monotonic()
+        self._wait(min(limit, time.monotonic() + ASK_AGAIN))
         while self._nodes.waiting and time.monotonic() < limit:
-            # Asked again, as an NVE does: what has just been replaced is not replaced at the first request.
+            # What was on its way to a sender when the NVA was asked is not replaced: its sender asks for itself.
             for node in nodes:
                 for spi in sorted(old_out[node.index] & node.associations(OUT).keys()):
                     node.link.ask_rekey(spi, time.monotonic())
@@ -535,12 +539,10 @@ class Commands:
             self._wait(min(limit, time.monotonic() + ASK_AGAIN))
         if self._nodes.waiting:
             return {}
-        reached = self._nodes.reached
-        counts = self._nodes.counts.as_dict()
+        switched_at = max(self._nodes.reached, default=time.monotonic())
         self._nodes.aim(lambda node: not node.associations(IN).keys() & old_in[node.index])
         self._wait(limit)
-        return {"asked": begin, "switched": max(reached, default=begin), "switched_counts": counts,
-                "pairs": self._pairs()}  # fmt: skip
+        return {"switched": switched_at, "pairs": self._pairs()}
 
     def do_crash(self, command: dict[str, Any], limit: float) -> None:
         """Remember what the nodes have; to be followed by ``returned``."""

@@ -43,7 +43,7 @@ def draw(result: ScaleResult, folder: Path) -> list[Plot]:
     if len({row["nodes"] for row in result.phases}) > 1:
         save(_growth(result), folder, GROWTH.name)
         drawn.append(GROWTH)
-    if any(phase == "change" for phase, _ in result.latencies):
+    if any((mode, phase) == ("learned", "change") for mode, phase, _ in result.latencies):
         save(_change(result), folder, CHANGE.name)
         drawn.append(CHANGE)
     return drawn
@@ -80,9 +80,9 @@ def _growth(result: ScaleResult) -> Any:
 def _change(result: ScaleResult) -> Any:
     drawing, axes = figure(2.2)
     styles = ("-", "--", ":", "-.")
-    chosen = sorted(nodes for phase, nodes in result.latencies if phase == "change")
+    chosen = sorted(nodes for mode, phase, nodes in result.latencies if (mode, phase) == ("learned", "change"))
     for place, nodes in enumerate(chosen):
-        values = sorted(value for repeat in result.latencies["change", nodes] for value in repeat)
+        values = sorted(value for repeat in result.latencies["learned", "change", nodes] for value in repeat)
         fractions = [number / 200 for number in range(201)]
         axes.plot([quantile(values, fraction) for fraction in fractions], fractions, color="0.2",
                   linestyle=styles[place % len(styles)], label=f"{nodes} NVEs")  # fmt: skip
