@@ -6,7 +6,8 @@ every line the same exchange runs, whatever started it (demand, rekey by time, b
 member that joined):
 
 1. *offered*: a fresh association is pushed to its audience, and to nobody else.
-2. *current*: all of the audience that is connected has acknowledged it; it is pushed to the sender, which switches.
+2. *current*: the egress NVE and all others of the audience that are connected have acknowledged it; it is pushed to
+   the sender, which switches.
 3. *retiring*: the sender has acknowledged its successor; the audience can open it for GRACE seconds more.
 
 So a sender never holds a key that its audience lacks, and nothing on its way is lost. Only where somebody must not
@@ -115,8 +116,8 @@ class Line:
 class Recorder(Protocol):
     """Is told what must survive the NVA."""
 
-    def association(self, stage: str, association: Association) -> None:
-        """Note an association and its stage."""
+    def association(self, stage: str, association: Association, created: float) -> None:
+        """Note an association, its stage, and when it was made."""
 
     def association_gone(self, spi: int) -> None:
         """Note that an association has ended."""
@@ -170,9 +171,15 @@ class AssociationTable:
                 self._signers[node] = signing_key
         if node not in self._registered or fresh:
             self._registered.add(node)
-            concerned |= self._settle(self._demands_at.get(node, ()), now)
+            concerned |= self._settle(self._demands_of(node), now)
             concerned |= self._settle(self._group_demands(node), now)
         return concerned | {node}
+
+    def _demands_of(self, node: str) -> list[DemandKey]:
+        """Return the demands that a node has to do with: its own, those for it, those whose paths lead past it."""
+        noted = self._demands_at.get(node, set())
+        noted &= self._demands.keys()  # a demand may have ended while the node was not among its lines' ends
+        return sorted(noted, key=_demand_order)
 
     def _group_demands(self, node: str) -> list[DemandKey]:
         """Return the demands for groups of which ``node`` could be a member."""
@@ -185,7 +192,7 @@ class AssociationTable:
         concerned: set[str] = set()
         for key in sorted(self._lines_at.get(node, ()), key=_order):
             line = self._lines[key]
-            if line.offered is not None and key.role is not AssociationRole.EGRESS:
+            if line.offered is not None and node not in _indispensable(line.offered.association):
                 line.offered.waiting.discard(node)
                 if not line.offered.waiting:
                     concerned |= self._promote(line)
@@ -202,7 +209,7 @@ class AssociationTable:
         """End what ``node`` sends and opens; its own demands are gone, others' come back once it is registered."""
         self._registered.discard(node)
         concerned: set[str] = {node}
-        for demand in sorted(self._demands_at.get(node, ()), key=_demand_order):
+        for demand in self._demands_of(node):
             if demand.sender == node:
                 concerned |= self._forget_demand(demand)
             else:
@@ -384,13 +391,10 @@ class AssociationTable:
         association = self._make(line)
         held = line.offered = Held(association, now)
         audience = _audience(association)
-        if line.key.role is AssociationRole.EGRESS:
-            held.waiting = set(audience)  # there is nobody else to wait for
-        else:
-            held.waiting = audience & self._connected
+        held.waiting = audience & self._connected | _indispensable(association)
         self._by_spi[association.spi] = line.key
         self._know(line, audience | {line.key.sender})
-        self._recorder.association("offered", association)
+        self._recorder.association("offered", association, now)
         if not held.waiting:
             concerned |= self._promote(line)
         return concerned | audience
@@ -402,8 +406,8 @@ class AssociationTable:
         line.offered, line.current, line.taken = None, held, False
         if before is not None:
             line.retiring.append(before)
-            self._recorder.association("retiring", before.association)
-        self._recorder.association("current", held.association)
+            self._recorder.association("retiring", before.association, before.created)
+        self._recorder.association("current", held.association, held.created)
         self._plan_rekey(line)
         concerned = {line.key.sender}
         for demand in self._wanted_by.get(line.key, ()):
@@ -483,7 +487,7 @@ class AssociationTable:
             concerned |= self._remove(held)
         if line.offered is not None and line.offered.deadline is not None and line.offered.deadline <= now:
             line.offered.deadline = None
-            line.offered.waiting &= self._connected
+            line.offered.waiting &= self._connected | _indispensable(line.offered.association)
             if not line.offered.waiting:
                 concerned |= self._promote(line)
         if line.rekey_timer is None or line.rekey_timer > now:
@@ -575,23 +579,23 @@ class AssociationTable:
     # From one life to the next --------------------------------------------------------------------------
 
     def restore(
-        self, demands: Iterable[DemandKey], held: Iterable[tuple[str, Association]],
+        self, demands: Iterable[DemandKey], held: Iterable[tuple[str, Association, float]],
         registered: Mapping[str, str | None], paths: Paths, now: float,
     ) -> None:  # fmt: skip
-        """Take over demands, associations with their stages, nodes with their signing keys, and paths.
+        """Take over demands, associations (stage and time made), nodes with their signing keys, and paths.
 
         Nobody is connected yet, and nothing that a sender may hold ends.
         """
         self._paths = dict(paths)
         self._registered = set(registered)
         self._signers = {node: key for node, key in registered.items() if key is not None}
-        for stage, association in held:
+        for stage, association, created in held:
             key = Key(
                 association.sender, association.audience, association.role,
                 association.vni, association.profile, association.rule,
             )  # fmt: skip
             line = self._lines.setdefault(key, Line(key, Wish(association.members, association.signer)))
-            item = Held(association, now)
+            item = Held(association, min(created, now))
             self._by_spi[association.spi] = key
             self._know(line, _audience(association) | {association.sender})
             if stage == "offered":
@@ -612,6 +616,8 @@ class AssociationTable:
             if self._still_permitted(demand):
                 self._add_demand(demand)
                 self._settle((demand,), now)
+            else:
+                self._recorder.demand_gone(demand)
         for line in list(self._lines.values()):
             if not self._wanted_by.get(line.key):
                 self._end(line)
@@ -639,6 +645,11 @@ def _audience(association: Association) -> set[str]:
     """Return the nodes that can open an association's options."""
     members = set(association.members)
     return members if association.role is AssociationRole.MULTICAST else members | {association.audience}
+
+
+def _indispensable(association: Association) -> set[str]:
+    """Return who must have an association before its sender, connected or not: the NVE drops what it cannot open."""
+    return {association.audience} if association.role in (AssociationRole.EGRESS, AssociationRole.GROUP) else set()
 
 
 def _order(key: Key) -> tuple[str, ...]:

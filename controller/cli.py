@@ -213,7 +213,8 @@ def _mapping_set(arguments: argparse.Namespace, client: RestClient) -> None:
 
 def _mapping_remove(arguments: argparse.Namespace, client: RestClient) -> None:
     answer = client.request("DELETE", _mapping_path(arguments))
-    _tell(arguments, answer, f"{arguments.mac} of VNI {arguments.vni} is no longer mapped by hand.")
+    text = f"{arguments.mac} of VNI {arguments.vni} is removed; an NVE that reports it maps it again."
+    _tell(arguments, answer, text)
 
 
 def _client(arguments: argparse.Namespace) -> RestClient:

@@ -61,7 +61,9 @@ class _Head:
 class RequestReader:
     """Takes a connection's bytes until they are one request."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_body: int = MAX_BODY) -> None:
+        """``max_body``: bytes of the body at most."""
+        self._max_body = max_body
         self._data = bytearray()
         self._head: _Head | None = None
         self._asked = False
@@ -94,10 +96,10 @@ class RequestReader:
             return None
         lines = bytes(self._data[:end]).split(b"\r\n")
         del self._data[: end + 4]
-        return _parse_head(lines)
+        return _parse_head(lines, self._max_body)
 
 
-def _parse_head(lines: list[bytes]) -> _Head:
+def _parse_head(lines: list[bytes], max_body: int) -> _Head:
     parts = lines[0].split(b" ")
     if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not _TARGET.fullmatch(parts[1]):
         raise HttpError(400, "the request line is not HTTP's; expected METHOD /PATH HTTP/1.1.")
@@ -107,7 +109,7 @@ def _parse_head(lines: list[bytes]) -> _Head:
     if parts[2] == b"HTTP/1.1" and "host" not in headers:
         raise HttpError(400, "the header field 'Host' is missing.")
     path, _, query = parts[1].partition(b"?")
-    return _Head(parts[0].decode("ascii"), _path(path), _query(query), headers, _length(headers))
+    return _Head(parts[0].decode("ascii"), _path(path), _query(query), headers, _length(headers, max_body))
 
 
 def _fields(lines: list[bytes]) -> dict[str, str]:
@@ -128,7 +130,7 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
     return headers
 
 
-def _length(headers: dict[str, str]) -> int:
+def _length(headers: dict[str, str], max_body: int) -> int:
     if "transfer-encoding" in headers:
         if "content-length" in headers:
             raise HttpError(400, "Transfer-Encoding and Content-Length contradict each other.")
@@ -136,8 +138,8 @@ def _length(headers: dict[str, str]) -> int:
     text = headers.get("content-length", "0")
     if not _LENGTH.fullmatch(text):
         raise HttpError(400, "the header field 'Content-Length' is no number.")
-    if int(text) > MAX_BODY:
-        raise HttpError(413, f"the body is longer than {MAX_BODY} bytes.")
+    if int(text) > max_body:
+        raise HttpError(413, f"the body is longer than {max_body} bytes.")
     return int(text)
 
 

@@ -70,6 +70,13 @@ class NodeRecord:
             self.positions = None
         return None
 
+    def has_checked(self) -> int | None:
+        """Return the version of the candidate policy that the node is known to have checked, None for none."""
+        candidate = self.private.entries.get(CANDIDATE)
+        if candidate is None or self.positions is None or self.positions.get(NODE_SCOPE) != self.private.version:
+            return None
+        return int(getattr(candidate, "version", 0))
+
     def next_push(self, scopes: Iterable[Scope], epoch: str, request: int, now: float) -> PushInFlight | None:
         """Return the push that brings the node from what it has to what the scopes hold, None for none."""
         has = self.positions

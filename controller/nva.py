@@ -135,6 +135,7 @@ class Nva:
     ) -> None:
         saved = saved or {}
         self.journal = Journal()
+        self._utc_offset = utc_offset
         self.epoch = token(8).hex()
         """Names this NVA's lifetime; sequence numbers count within it."""
 
@@ -204,7 +205,8 @@ class Nva:
         start = int(meta.get("spi", {}).get("reserved", 0))
         spis = SpiSpace(key, start, lambda limit: self.journal.keep(records.META, "spi", {"reserved": limit}))
         policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
-        return AssociationTable(self.membership, policy, token, spis, JournalRecorder(self.journal))
+        recorder = JournalRecorder(self.journal, self._utc_offset)
+        return AssociationTable(self.membership, policy, token, spis, recorder)
 
     def _restore(self, inventory: Inventory, saved: Saved, now: float) -> None:
         for name, content in saved.get(records.NODE, {}).items():
@@ -223,14 +225,15 @@ class Nva:
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
         held = []
         for spi, content in saved.get(records.ASSOCIATION, {}).items():
-            fields = {key: value for key, value in content.items() if key != "stage"}
+            fields = {key: value for key, value in content.items() if key not in ("stage", "created")}
             association = validate(fields, "the store's association", Association)
             if self._still_fits(association):
-                held.append((str(content["stage"]), association))
+                # By UTC: the clock starts anew with each process, and what is due for replacement stays due.
+                created = float(content.get("created", now + self._utc_offset)) - self._utc_offset
+                held.append((str(content["stage"]), association, created))
             else:
                 self.journal.drop(records.ASSOCIATION, spi)
         demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
-        demands = [key for key in demands if key.sender in self.nodes]
         self.associations.restore(demands, held, known, paths, now)
         self.life = int(saved.get(records.META, {}).get("life", {}).get("number", 0)) + 1
         """Counts the lives of this NVA's store."""
@@ -386,6 +389,9 @@ class Nva:
         self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
         self.directory.connected(name, fresh=fresh)
         self.book.joined(name)
+        checked = node.has_checked()
+        if checked is not None:  # on the connection before: it will not be asked again
+            self.book.checked(name, checked)
         if applied is not None:
             self._applied(name, applied, now)
         if fresh and self._eager:
@@ -771,15 +777,16 @@ class Nva:
 
 
 class JournalRecorder:
-    """Writes associations and demands into the journal."""
+    """Writes associations and demands into the journal. ``utc_offset`` is what turns the table's clock into UTC."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, utc_offset: float) -> None:
+        self._journal, self._utc_offset = journal, utc_offset
 
-    def association(self, stage: str, association: Association) -> None:
-        """Note an association and its stage."""
+    def association(self, stage: str, association: Association, created: float) -> None:
+        """Note an association, its stage, and when it was made."""
         content = association.model_dump(mode="json", context={"reveal_secrets": True})
-        self._journal.keep(records.ASSOCIATION, str(association.spi), {**content, "stage": stage})
+        content |= {"stage": stage, "created": created + self._utc_offset}
+        self._journal.keep(records.ASSOCIATION, str(association.spi), content)
 
     def association_gone(self, spi: int) -> None:
         """Note that an association has ended."""

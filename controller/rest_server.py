@@ -17,7 +17,7 @@ from typing import Any
 
 from controller.admission import Admission, Waiting
 from controller.event_stream import EventStream
-from controller.http_message import HttpError, Request, RequestReader, response_head
+from controller.http_message import MAX_BODY, HttpError, Request, RequestReader, response_head
 from controller.northbound import Northbound, Response, problem
 from geneve.control.tls import TlsEndpoint
 from geneve.errors import ParseError
@@ -212,11 +212,10 @@ class RestServer:
         """Take one request and answer it."""
         first = client.handshake()
         assert client.name is not None
-        busy = self._northbound.admits(client.name) and not self._promote(client)
         try:
-            request = self._read(client, first)
-            if busy:
+            if self._northbound.admits(client.name) and not self._promote(client):
                 raise HttpError(503, f"more than {MAX_OPERATORS} requests of operators at once; try again.")
+            request = self._read(client, first)
             response = self._northbound.answer(client.name, request, time.monotonic())
         except HttpError as error:
             request, response = None, self._northbound.fault(client.name, error)
@@ -235,7 +234,7 @@ class RestServer:
 
     @staticmethod
     def _read(client: _Client, data: bytes) -> Request:
-        reader = RequestReader()
+        reader = RequestReader(MAX_BODY if client.operator else 0)  # memory is for who has proven to be an operator
         deadline = time.monotonic() + REQUEST_TIME
         while (request := reader.feed(data)) is None:
             if interim := reader.take_interim():

@@ -222,6 +222,7 @@ class NodeServer:
                 time.sleep(0.1)
                 continue
             if not self._admits(peer[0]):
+                self._shell.refused(peer[0], "too many connections: turned away at the door")
                 connected.close()
                 continue
             number = next(self._numbers)

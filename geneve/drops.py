@@ -65,7 +65,8 @@ class DropReason(str, Enum):
     POLICY_MISMATCH = "policy_mismatch"
     """The packet verified, but under an association that the policy does not ask for."""
     UNAUTHORISED_SOURCE = "unauthorised_source"
-    """The packet verified, but the inner source address does not belong to its sending NVE."""
+    """The inner source address does not belong to the sending NVE. The egress NVE finds that in a packet that verified,
+    the ingress NVE when the NVA has not confirmed a tenant's place in time."""
     UNAUTHORISED_GROUP = "unauthorised_group"
     """A frame to a group of stations from an NVE that may not send to that group, or not in this way."""
     SEQUENCE_EXHAUSTED = "sequence_exhausted"

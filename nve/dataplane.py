@@ -39,10 +39,12 @@ from nve.sealers import Key, Target, TargetMaker, covered_keys, sealer_key
 from nve.seen import SeenOptions
 from nve.tables import Group, VirtualNetwork, build_tables
 from nve.too_big import ErrorRate, build_too_big
-from nve.waiting import Waiting, WaitingFrames
+from nve.waiting import Waiting, WaitingFrames, unmapped
 
 ERRORS_PER_SECOND, ERRORS_BURST = 100.0, 50.0
 """How many "too big" messages the tenants of this NVE get at most."""
+EXHAUSTED_RETRY = 1.0
+"""Seconds between two requests for another association in place of one at its hard limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class Dataplane:
         self._next_expiry = math.inf
         self._rekey_asked: dict[int, int] = {}
         self._rekey_wanted: list[int] = []
+        self._exhausted_asked: dict[int, float] = {}
         self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation, key_log)
         self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation, key_log)
         self._applied = _Applied()
@@ -163,6 +166,7 @@ class Dataplane:
         self._outbound.commit(prepared.outbound)
         self._inbound.commit(prepared.inbound)
         self._rekey_asked = {spi: n for spi, n in self._rekey_asked.items() if spi in prepared.outbound}
+        self._exhausted_asked = {spi: t for spi, t in self._exhausted_asked.items() if spi in prepared.outbound}
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
         self._presence.set_learned((vni for vni, network in self.networks.items() if network.learned), now)
         self._targets_changed(now)
@@ -252,8 +256,7 @@ class Dataplane:
         self.drops[DropReason.NO_ASSOCIATION] += self._waiting.refuse(demand, now)
 
     def _drop_stale(self, now: float) -> None:
-        if expired := self._waiting.expire(now):
-            self.drops[DropReason.KEY_WAIT_TIMEOUT] += expired
+        self.drops.update(self._waiting.expire(now))
 
     def _release(self, before: _Applied, now: float) -> list[Datagram]:
         """Decide anew about frames that waited, under what is applied now, and return what can be sent.
@@ -273,7 +276,7 @@ class Dataplane:
             reason = self._from_waiting(waiting, work, now)
             if reason is not None:
                 self.drops[reason] += 1
-        return self._finish(work).datagrams
+        return self._finish(work, now).datagrams
 
     def _from_waiting(self, waiting: Waiting, work: _Work, now: float) -> DropReason | None:
         network = self._applied.networks.get(waiting.vni)
@@ -315,11 +318,11 @@ class Dataplane:
             reason = DropReason.UNKNOWN_VNI if network is None else self._from_tenant(network, frame, work, now)
             if reason is not None:
                 self.drops[reason] += 1
-        return self._finish(work)
+        return self._finish(work, now)
 
-    def _finish(self, work: _Work) -> Outbound:
+    def _finish(self, work: _Work, now: float) -> Outbound:
         for key, batch in work.batches.items():
-            self._seal_batch(key, batch, work.result)
+            self._seal_batch(key, batch, work.result, now)
         self.counters["datagrams_sent"] += len(work.result.datagrams)
         return work.result
 
@@ -329,8 +332,6 @@ class Dataplane:
         except ParseError:
             return DropReason.MALFORMED_INNER
         if network.learned:
-            # A source that is mapped elsewhere is not refused here: it may be a tenant that has just moved in. The
-            # egress NVE goes by the NVA's mapping, and refuses until that says so (invariant 9).
             if (network.vni, inner.claims) not in self._presence.known:
                 self._presence.note(network.vni, inner, now)
             if inner.destination == PROBE_MAC:
@@ -357,6 +358,11 @@ class Dataplane:
         decision = self._applied.policy.decide(Direction.OUT, network.vni, inner, network.kinds)
         if decision.action is Action.DISCARD:
             return DropReason.POLICY_DISCARD
+        secured = decision.action is Action.SECURE
+        if self._on_demand and network.learned and secured and not network.authorises(self.name, inner):
+            # A tenant that has just come, perhaps from behind another NVE: the egress NVE goes by the NVA's mapping and
+            # would refuse its frames until that says so (invariant 9). Who claims what is not its own waits in vain.
+            return self._wait(unmapped(network.vni), network, frame, work, now)
         location = None if to_many else network.location.get(inner.destination)
         group = network.group_for(inner) if location is None else None
         only = None if work.again is None else work.again.only
@@ -417,6 +423,7 @@ class Dataplane:
                 try:
                     (packet,) = target.sealer.seal([Item(frame, options, inner)])
                 except SequenceExhaustedError:
+                    self._note_exhausted(target, now)
                     reason = DropReason.SEQUENCE_EXHAUSTED
                     continue
                 self._note_limits(target)
@@ -453,11 +460,12 @@ class Dataplane:
         batch.marks.append((traffic_class, label))
         return None
 
-    def _seal_batch(self, key: Key, batch: _Batch, result: Outbound) -> None:
+    def _seal_batch(self, key: Key, batch: _Batch, result: Outbound, now: float) -> None:
         target = self._applied.targets[key]
         try:
             packets = target.sealer.seal(batch.items)
         except SequenceExhaustedError:
+            self._note_exhausted(target, now)
             self.drops[DropReason.SEQUENCE_EXHAUSTED] += len(batch.items)
             return
         self._note_limits(target)
@@ -480,6 +488,14 @@ class Dataplane:
                 self._rekey_asked[association.spi] = association.last_sequence + pause
                 self._rekey_wanted.append(association.spi)
 
+    def _note_exhausted(self, target: Target, now: float) -> None:
+        """Ask for others in place of associations that can seal nothing more: no packet of theirs asks again."""
+        for association in target.associations:
+            exhausted = association.last_sequence >= association.hard_limit
+            if exhausted and now >= self._exhausted_asked.get(association.spi, -math.inf):
+                self._exhausted_asked[association.spi] = now + EXHAUSTED_RETRY
+                self._rekey_wanted.append(association.spi)
+
     def _flow_label(self, vni: int, inner: InnerFrame) -> int:
         # With the VNI: two tenants that use the same addresses must not show by the same label.
         digest = hashlib.blake2s(vni.to_bytes(4, "big") + inner.flow, digest_size=4, key=self._flow_secret).digest()
@@ -498,6 +514,7 @@ class Dataplane:
             try:
                 packet = target.sealer.seal_dummy(size, options)
             except SequenceExhaustedError:
+                self._note_exhausted(target, now)
                 self.drops[DropReason.SEQUENCE_EXHAUSTED] += 1
                 continue
             self._note_limits(target)

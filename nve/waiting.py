@@ -8,7 +8,7 @@ three ways only: decided anew and sealed once there are keys, dropped and counte
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -47,6 +47,12 @@ def demand_of(key: Key) -> Demand:
     return Demand(audience=audience, multicast=multicast, vni=vni, profile=profile, rule=rule)
 
 
+def unmapped(vni: int) -> Key:
+    """Return the key under which frames wait whose sender's place the NVA has not confirmed; there are none to ask for.
+    """
+    return vni, "", False, "", None
+
+
 def key_of(demand: Demand) -> Key:
     """Return the key of the sealer that ``demand`` is for."""
     return demand.vni, demand.audience, demand.multicast, demand.profile, demand.rule
@@ -82,11 +88,13 @@ class WaitingFrames:
             if now < self._refused[key]:
                 return DropReason.NO_ASSOCIATION
             del self._refused[key]
-        self._asks.setdefault(key, now)
+        waits_for_keys = bool(key[1])
+        if waits_for_keys:
+            self._asks.setdefault(key, now)
         queue = self._queues.get(key)
         full = queue is not None and len(queue) >= MAX_FRAMES_PER_KEY
         if full or self._frames >= MAX_FRAMES or self._bytes + len(frame) > MAX_BYTES:
-            return DropReason.KEY_WAIT_OVERFLOW
+            return DropReason.KEY_WAIT_OVERFLOW if waits_for_keys else DropReason.UNAUTHORISED_SOURCE
         if again is None:
             self._number += 1
             again = Waiting(self._number, vni, frame, only, now)
@@ -146,16 +154,16 @@ class WaitingFrames:
             self._asks[key] = now + REFUSED_PAUSE
         return len(self._remove(key))
 
-    def expire(self, now: float) -> int:
-        """Drop what has waited for too long; return how many frames that are."""
-        expired = 0
+    def expire(self, now: float) -> Counter[DropReason]:
+        """Drop what has waited for too long; return how many frames that are, by the reason."""
+        expired: Counter[DropReason] = Counter()
         for key, queue in list(self._queues.items()):
             while queue and queue[0].since + WAIT_SECONDS <= now:
                 self._bytes -= len(queue.popleft().frame)
-                expired += 1
+                expired[DropReason.KEY_WAIT_TIMEOUT if key[1] else DropReason.UNAUTHORISED_SOURCE] += 1
             if not queue:
                 del self._queues[key]
-        self._frames -= expired
+        self._frames -= expired.total()
         if self._refused:
             self._refused = {key: until for key, until in self._refused.items() if now < until}
         return expired

@@ -26,7 +26,7 @@ def node_files(folder: Path, authority: TestbedCa, name: str) -> TlsFiles:
 
 def nva_files(folder: Path, authority: TestbedCa, name: str = "nva") -> TlsFiles:
     write_file(folder / "ca.pem", authority.certificate, 0o644)
-    write_credentials(folder, name, authority.issue_nva(name, ["192.0.2.1"]))
+    write_credentials(folder, name, authority.issue_nva(name, ["192.0.2.1", "127.0.0.1"]))
     return _files(folder, name)
 
 

@@ -6,6 +6,7 @@ Runs inside the sandbox (``topologies/sandbox.py``) only, so nothing here can me
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -403,12 +404,13 @@ class Testbed:
 
     def rest(self, path: str) -> dict[str, Any]:
         """Return the NVA's answer to its operator's GET ``path``; RestError, an OSError, when it is not a success."""
-        return self._operator().request("GET", path)
+        return self._operator.request("GET", path)
 
     def operate(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Have the NVA's operator change something; returns the answer, RestError when that is not a success."""
-        return self._operator().request(method, path, body)
+        return self._operator.request(method, path, body)
 
+    @functools.cached_property
     def _operator(self) -> RestClient:
         return RestClient(REST_URL, self.layout.operator)
 

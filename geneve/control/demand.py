@@ -9,10 +9,10 @@ from geneve.control.names import IpAddress, MacAddress, Name, Vni
 
 MAX_DEMANDS = 64
 """Demands in one request at most."""
-MAX_TENANTS = 4096
+MAX_TENANTS = 2048
 """Tenants that one NVE reports at most."""
-MAX_TENANT_IPS = 16
-"""IP addresses of one tenant at most."""
+MAX_TENANT_IPS = 8
+"""IP addresses of one tenant at most. The largest report fits in a frame: tenants can make up what they like."""
 
 
 class Demand(StrictModel):

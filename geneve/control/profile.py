@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from geneve.config import StrictModel
 from geneve.control.names import Name
@@ -68,6 +68,11 @@ class InnerCoverage(str, Enum):
         return order.index(self) <= order.index(other)
 
 
+def _sorted(fields: frozenset[HeaderField]) -> list[str]:
+    """Return header fields in one order: that of a set is another in each process, and texts are compared."""
+    return sorted(field.value for field in fields)
+
+
 class Coverage(StrictModel):
     """What one audience's security option authenticates, encrypts and reveals.
 
@@ -82,6 +87,10 @@ class Coverage(StrictModel):
     hidden_options: tuple[OptionSelector, ...] = ()
     authenticate_inner: InnerCoverage = InnerCoverage.ALL
     encrypt_inner: InnerCoverage = InnerCoverage.ALL
+
+    @field_serializer("header", "reveal_header", when_used="json")
+    def _in_order(self, value: frozenset[HeaderField]) -> list[str]:
+        return _sorted(value)
 
     @model_validator(mode="after")
     def _encryption_is_authenticated(self) -> Coverage:
@@ -189,6 +198,10 @@ class Profile(StrictModel):
     hard_limit: int = Field(default=2**28, ge=1, le=MAX_PACKETS)
     rekey_seconds: float | None = Field(default=3600.0, gt=0, allow_inf_nan=False)
     lifetime_seconds: float | None = Field(default=14400.0, gt=0, allow_inf_nan=False)
+
+    @field_serializer("hidden_header", when_used="json")
+    def _in_order(self, value: frozenset[HeaderField]) -> list[str]:
+        return _sorted(value)
 
     @property
     def padded(self) -> bool:

@@ -382,6 +382,30 @@ def test_a_new_process_after_a_restart_ends_what_was_its_own():
     assert by_spi(again.held()) - used, "with new numbers"
 
 
+def test_a_demand_that_is_not_permitted_any_more_is_forgotten_by_the_next_life():
+    made = table(inventory(), settled=True)
+    again = Table(inventory(policy=[]), Tokens(), start=made.reserved)
+    again._policy = Policy([], [])
+    again.records.associations = dict(made.records.associations)
+    again.records.demands = list(made.records.demands)
+    registered = dict.fromkeys(made._registered)
+    again.restore(list(made.records.demands), list(made.records.associations.values()), registered, PATHS, 9.0)
+    assert again.all() == again.demands() == again.records.demands == []
+    assert again.records.associations == {}
+
+
+def test_when_all_are_gone_nothing_is_left():
+    made = table(inventory({"group": BLIND}, multicast=[GROUP]), settled=True)
+    made.renew_all(5.0)
+    made.set_paths({}, 6.0)
+    for name in NODES:
+        made.revoke(name, 7.0)
+    assert made.held() == made.all() == made.demands() == made.records.demands == []
+    assert made.records.associations == made._by_spi == made._wanted_by == made._noted_at == {}
+    assert not any(made._demands_at.values())
+    assert not any(made._lines_at.values())
+
+
 STEPS = st.sampled_from(["fresh", "back", "lost", "revoke", "renew", "ack", "tick", "paths", "want", "restart"])
 
 

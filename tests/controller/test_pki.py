@@ -18,7 +18,7 @@ from controller.pki import main
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     out = tmp_path / "pki"
-    names = ["--node", "nve1", "--node", "t1:transit", "--nva", "nva"]
+    names = ["--node", "nve1", "--node", "t1:transit", "--operator", "alice", "--nva", "nva"]
     assert main(["--out", str(out), *names, "--address", "192.0.2.1", "--address", "2001:db8::1"]) == 0
     return out
 
@@ -29,7 +29,8 @@ def certificate(path: Path) -> x509.Certificate:
 
 def test_only_what_is_needed_is_written_and_keys_are_private(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
-    assert names == {"ca.pem", "nva.pem", "nva.key", "nve1.pem", "nve1.key", "t1.pem", "t1.key"}
+    pairs = {f"{name}.{kind}" for name in ("nva", "nve1", "t1", "alice") for kind in ("pem", "key")}
+    assert names == {"ca.pem"} | pairs
     for path in folder.glob("*.key"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     authority = certificate(folder / "ca.pem").public_key()
@@ -46,7 +47,8 @@ def _public(path: Path) -> object:
 def test_certificates_say_what_they_are_for(folder: Path) -> None:
     authority = certificate(folder / "ca.pem")
     assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    usages = {"nva": ExtendedKeyUsageOID.SERVER_AUTH, "nve1": ExtendedKeyUsageOID.CLIENT_AUTH}
+    usages = {"nva": ExtendedKeyUsageOID.SERVER_AUTH}
+    usages |= dict.fromkeys(("nve1", "alice"), ExtendedKeyUsageOID.CLIENT_AUTH)
     for name, usage in usages.items():
         leaf = certificate(folder / f"{name}.pem")
         leaf.verify_directly_issued_by(authority)
@@ -73,10 +75,13 @@ def test_certificates_are_short_lived(folder: Path) -> None:
 
 
 def test_bad_arguments_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--node", "ca"], ["--node", "nva"], ["--hours", "0"]):
+    for arguments in (
+        ["--node", "ca"], ["--node", "nva"], ["--operator", "nva"], ["--node", "x", "--operator", "x"],
+        ["--hours", "0"],
+    ):
         assert main(["--out", str(tmp_path), "--nva", "nva", *arguments]) == 2
         assert capsys.readouterr().err.count("\n") == 1
-    for arguments in (["--node", "../x"], ["--node", "nve1:king"], ["--address", "300.1.1.1"]):
+    for arguments in (["--node", "../x"], ["--node", "nve1:king"], ["--operator", "a:nve"], ["--address", "300.1.1.1"]):
         with pytest.raises(SystemExit, match="2"):
             main(["--out", str(tmp_path), "--nva", "nva", *arguments])
     blocked = tmp_path / "file"

@@ -121,6 +121,19 @@ def test_a_node_that_joins_in_the_middle_must_check_it_too() -> None:
     assert all("web" in rules(node) for node in (again, nodes["nve1"], nodes["nve3"]))
 
 
+def test_a_node_that_has_checked_it_and_only_lost_its_connection_holds_nothing_up() -> None:
+    world, nodes = started()
+    world.silent = {"nve3"}
+    world.operate(SetPolicy(with_rule()))
+    again = world.reconnect(nodes["nve1"])
+    assert "web" not in rules(again)
+    world.silent = set()
+    world.answer(nodes["nve3"])
+    world.tick()
+    assert "web" in rules(again)
+    assert world.view("policy")["version"] == 2
+
+
 def test_without_nodes_a_policy_is_in_force_at_once() -> None:
     world = World()
     assert world.operate(SetPolicy(with_rule())) == {"version": 2}

@@ -3,161 +3,65 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import socket
+import json
 import ssl
-import threading
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from controller import nva, server
+from controller import server
 from controller.admission import Admission, MessageRate
-from controller.server import NodeServer
-from controller.shell import Shell
-from controller.store import Store
+from controller.operations import Revoke
 from geneve.control import jsonrpc
-from geneve.control.protocol import Event, Identity, StateReceived
-from geneve.control.session import ControlLink
+from geneve.control.protocol import StateReceived
 from geneve.control.state import Role
-from geneve.control.tls import client_context, server_context
 from geneve.errors import ConfigError
-from tests.controller.inventories import build
-from tests.credentials import make_ca, node_files, nva_files
+from tests.controller.tls_world import PATIENCE, World, has_state, read_until_closed, spawn
+from tests.credentials import make_ca
 
-PATIENCE = 20.0
-_MORE = re.compile(r"\((\d+) times more\)")
-
-
-class _Thread(threading.Thread):
-    def wait(self) -> None:
-        self.join()
-
-
-def spawn(function: Callable[..., object], *arguments: object) -> _Thread:
-    thread = _Thread(target=function, args=arguments, daemon=True)
-    thread.start()
-    return thread
-
-
-class World:
-    def __init__(self, folder: Path, admission: Admission | None = None) -> None:
-        self.folder, self.authority = folder, make_ca()
-        self.store = Store(None, bytes(32))
-        self.shell = Shell(build(), self.store)
-        listener = server.listen("127.0.0.1", 0, "nva")
-        self.address = listener.getsockname()
-        context = server_context(nva_files(folder, self.authority))
-        self.server = NodeServer(spawn, self.shell, context, listener, admission or Admission([]))
-        spawn(self.server.serve)
-        self.sockets: list[socket.socket] = []
-
-    def connect(self) -> socket.socket:
-        connected = socket.create_connection(self.address, timeout=PATIENCE)
-        self.sockets.append(connected)
-        return connected
-
-    def tls(self, name: str) -> ssl.SSLSocket:
-        context = client_context(node_files(self.folder, self.authority, name))
-        wrapped = context.wrap_socket(self.connect(), server_hostname="nva")
-        self.sockets.append(wrapped)
-        return wrapped
-
-    def view(self, name: str) -> Any:
-        view = self.shell.view(name)
-        assert view is not None
-        return view[name]
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, self.view("events")
-            time.sleep(0.01)
-            self.shell.node(nva.Tick())
-
-    def events(self, text: str) -> int:
-        """How often the audit log says so, repetitions that are only counted included."""
-        found = [event["text"] for event in self.view("events") if text in event["text"]]
-        return sum(int(more[1]) if (more := _MORE.search(line)) else 1 for line in found)
-
-    def connected(self, name: str) -> bool:
-        return any(node["name"] == name and node["connected"] for node in self.view("nodes"))
-
-    def run_link(self, name: str, role: Role, until: Callable[[list[Event]], bool]) -> list[Event]:
-        """Run a node's real link over a real socket until it has the events that ``until`` wants."""
-
-        def connect() -> socket.socket:
-            connected = self.connect()
-            connected.settimeout(0.05)  # stands in for the daemon's poll
-            return connected
-
-        files = node_files(self.folder, self.authority, name)
-        identity = Identity(name, role, "abcd", "nva")
-        link = ControlLink(
-            identity=identity, context=client_context(files), connect=_Polling(connect), random=lambda: 0.0
-        )
-        events: list[Event] = []
-
-        def enough() -> bool:
-            now = time.monotonic()
-            new = link.on_timer(now) if now >= link.next_deadline else []
-            new += link.on_readable(now) + link.on_writable(now)
-            for event in new:
-                if isinstance(event, StateReceived):
-                    link.acknowledge(event)
-            new += link.on_writable(now)
-            events.extend(new)
-            return until(events)
-
-        self.until(enough)
-        return events
-
-
-class _Polling:
-    """Makes transports of which ``recv`` waits a little and then says that there is nothing."""
-
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
-        self._connect = connect
-
-    def __call__(self) -> _Transport:
-        return _Transport(self._connect())
-
-
-class _Transport:
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self.fileno, self.send, self.close = connected.fileno, connected.send, connected.close
-
-    def recv(self, size: int) -> bytes:
-        try:
-            return self._socket.recv(size)
-        except TimeoutError:
-            raise BlockingIOError from None
+REGISTER = jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path)
     yield world
-    for connected in world.sockets:
-        connected.close()
+    world.close()
 
 
-def read_until_closed(connected: socket.socket) -> bytes:
-    data = b""
-    try:
-        while chunk := connected.recv(65536):
-            data += chunk
-    except (ConnectionResetError, ssl.SSLError):
-        pass
-    return data
+def frame(text: bytes) -> bytes:
+    return struct.pack("!I", len(text)) + text
 
 
-def has_state(events: list[Event]) -> bool:
-    return any(isinstance(event, StateReceived) for event in events)
+def call(**changed: object) -> bytes:
+    return frame(json.dumps({"jsonrpc": "2.0", "id": 5, "method": "need", "params": {}, **changed}).encode())
+
+
+MALFORMED = [
+    b"\xff\xff\xff\xff",
+    struct.pack("!I", 0),
+    struct.pack("!I", jsonrpc.MAX_FRAME_SIZE + 1),
+    frame(b"[]"),
+    frame(b"{}}"),
+    frame(b"\xff\xfe"),
+    frame(b"[" * 100_000),
+    frame(b'{"a":' * 1000 + b"1" + b"}" * 1000),
+    frame(b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "method": "need"}'),
+    frame(b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": "\\ud800"}}'),
+    frame(b'{"jsonrpc": "2.0", "id": 1e999, "method": "ping"}'),
+    frame(b'{"jsonrpc": "2.0", "id": ' + b"9" * 5000 + b', "method": "ping"}'),
+    call(jsonrpc="1.0"),
+    call(id=None),
+    call(method="x" * 1000),
+    call(params=[1]),
+    call(params={"demands": [{}]}),
+    call(params={"demands": ["x"] * 5000}),
+    call(method="tenants", params={"number": 1, "present": [{"vni": 100, "mac": "\n" * 1000}]}),
+    call(method="../../etc/passwd"),
+]
 
 
 def test_a_node_registers_and_gets_its_state(world: World) -> None:
@@ -181,19 +85,63 @@ def test_garbage_and_clients_without_certificate_are_turned_away(world: World) -
 
 def test_a_tenant_with_a_good_certificate_is_no_node(world: World) -> None:
     intruder = world.tls("red1")
-    intruder.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})))
+    intruder.sendall(jsonrpc.encode(REGISTER))
     assert read_until_closed(intruder) == b""
     world.until(lambda: world.events("not in the inventory") == 1)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x02[]", b"\x00\x00\x00\x03{}}"])
+def test_a_certificate_of_a_foreign_authority_is_refused_and_logged(world: World) -> None:
+    with contextlib.suppress(OSError):  # in TLS 1.3 a client learns it only after its handshake
+        intruder = world.tls("nve1", make_ca())
+        intruder.sendall(jsonrpc.encode(REGISTER))
+        assert read_until_closed(intruder) == b""
+    world.until(lambda: world.events("certificate was refused") == 1)
+    assert not world.connected("nve1")
+    world.run_link("nve1", Role.NVE, has_state)
+
+
+def test_an_expired_certificate_of_the_right_authority_is_refused(world: World) -> None:
+    old = make_ca(days_ago=3)
+    for part in ("_key", "_certificate", "_issuer_identifier"):
+        setattr(old, part, getattr(world.authority, part))
+    with contextlib.suppress(OSError):
+        intruder = world.tls("nve1", old)
+        intruder.sendall(jsonrpc.encode(REGISTER))
+        assert read_until_closed(intruder) == b""
+    world.until(lambda: world.events("certificate has expired") == 1)
+
+
+def test_the_nva_s_own_certificate_and_a_server_s_make_no_node(world: World) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(world.folder / "ca.pem")
+    context.load_cert_chain(world.folder / "nva.pem", world.folder / "nva.key")
+    with contextlib.suppress(OSError):
+        intruder = context.wrap_socket(world.connect(), server_hostname="nva")
+        intruder.sendall(jsonrpc.encode(REGISTER))
+        assert read_until_closed(intruder) == b""
+    world.until(lambda: world.events("certificate was refused") + world.events("not in the inventory") == 1)
+
+
+def test_older_tls_is_not_spoken(world: World) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(world.folder / "ca.pem")
+    with pytest.raises((ssl.SSLError, OSError)):
+        context.wrap_socket(world.connect(), server_hostname="nva")
+    world.until(lambda: world.events("handshake failed") == 1)
+
+
+@pytest.mark.parametrize("data", MALFORMED, ids=lambda data: repr(data[:24]))
 def test_malformed_messages_end_that_connection_only(world: World, data: bytes) -> None:
     bad = world.tls("nve1")
-    bad.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})))
+    bad.sendall(jsonrpc.encode(REGISTER))
     world.until(lambda: world.connected("nve1"))
     bad.sendall(data)
     read_until_closed(bad)
     world.until(lambda: not world.connected("nve1"))
+    last = world.view("events")[-1]
+    assert (last["kind"], last["node"]) == ("disconnected", "nve1"), "and the audit log says why"
+    assert last["text"].isprintable()
     world.run_link("nve2", Role.NVE, has_state)
 
 
@@ -219,7 +167,7 @@ def test_a_silent_registered_node_is_cut_off(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(server, "IDLE_TIMEOUT", 0.3)
     monkeypatch.setattr(server, "SEND_TIMEOUT", 0.1)
     quiet = world.tls("nve1")
-    quiet.sendall(jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2})))
+    quiet.sendall(jsonrpc.encode(REGISTER))
     read_until_closed(quiet)
     world.until(lambda: world.events("was silent") == 1)
 
@@ -274,11 +222,65 @@ def test_an_address_in_use_is_one_sentence(world: World) -> None:
         server.listen("127.0.0.1", world.address[1], "nva")
 
 
+def test_hundreds_of_connections_are_bounded_logged_and_keep_no_node_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 1000.0)
+    world = World(tmp_path, Admission([], total=20, reserved=0, per_address=1000))
+    before = world.run_link("nve1", Role.NVE, has_state)
+    assert before
+    for _ in range(300):
+        world.connect()
+    events = world.run_link("nve2", Role.NVE, has_state)
+    assert any(isinstance(event, StateReceived) for event in events)
+    world.until(lambda: world.events("made room") >= 270)
+    assert len(world.view("events")) < 50, "counted, not listed one by one"
+    assert sum(not connection.named for connection in list(world.server._connections.values())) <= 21
+    world.close()
+
+
+def test_who_is_turned_away_at_the_door_is_in_the_audit_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 1000.0)
+    world = World(tmp_path, Admission([], per_address=3))
+    for _ in range(3):
+        world.connect()
+    world.until(lambda: len(world.server._connections) == 3)
+    for _ in range(50):
+        assert read_until_closed(world.connect()) == b""
+    world.until(lambda: world.events("too many connections") == 50)
+    assert len(world.view("events")) < 10
+    world.close()
+
+
+def test_a_revoked_node_s_connection_ends_and_the_next_is_refused(world: World) -> None:
+
+
+    node = world.tls("nve1")
+    node.sendall(jsonrpc.encode(REGISTER))
+    world.until(lambda: world.connected("nve1"))
+    world.shell.operate(Revoke("nve1"))
+    read_until_closed(node)
+    again = world.tls("nve1")
+    again.sendall(jsonrpc.encode(REGISTER))
+    assert read_until_closed(again) == b""
+    world.until(lambda: world.events("it is revoked") == 1)
+    world.run_link("nve2", Role.NVE, has_state)
+
+
+def test_a_frame_that_never_ends_costs_a_bounded_buffer(world: World) -> None:
+    greedy = world.tls("nve1")
+    with contextlib.suppress(OSError):
+        greedy.sendall(struct.pack("!I", jsonrpc.MAX_FRAME_SIZE) + b" " * (jsonrpc.MAX_FRAME_SIZE - 1))
+        for _ in range(64):
+            greedy.sendall(b" " * 65536)
+    assert read_until_closed(greedy) == b""
+    world.until(lambda: world.events("JSON") + world.events("frame") == 1)
+
+
 def test_a_registered_node_that_floods_is_cut_off_and_others_are_served(world: World) -> None:
     attacker = world.tls("nve1")
-    frame = jsonrpc.encode(jsonrpc.Request(1, "register", {"instance": "a", "protocol": 2}))
     pings = b"".join(jsonrpc.encode(jsonrpc.Request(number, "ping")) for number in range(2, 402))
-    attacker.sendall(frame)
+    attacker.sendall(jsonrpc.encode(REGISTER))
     world.until(lambda: world.connected("nve1"))
 
     def drain() -> None:
@@ -292,4 +294,4 @@ def test_a_registered_node_that_floods_is_cut_off_and_others_are_served(world: W
             attacker.sendall(pings)
     world.until(lambda: world.events("sends more messages than any node needs") == 1)
     world.until(lambda: not world.connected("nve1"))
-    world.run_link("nve2", Role.NVE, lambda events: any(isinstance(event, StateReceived) for event in events))
+    world.run_link("nve2", Role.NVE, has_state)

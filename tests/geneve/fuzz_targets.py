@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from geneve.control import jsonrpc
+from geneve.control.protocol import ConfirmAsked, Identity, NodeProtocol, Progress, SessionError, StateReceived
+from geneve.control.state import Role
 from geneve.drops import DropReason
 from geneve.errors import ParseError
 from geneve.inner import parse_inner
@@ -96,11 +99,32 @@ def fuzz_netlink(data: bytes) -> None:
         presence.report()
 
 
+def fuzz_control(data: bytes) -> None:
+    """A node's side of the control protocol: one message in JSON, before and after registration, twice each."""
+    for epoch in (None, "e1"):
+        progress = Progress(epoch, 0 if epoch is None else 1)
+        protocol = NodeProtocol(Identity("nve1", Role.NVE, "aa", "nva"), progress, 0.0)
+        if epoch is not None:
+            protocol.handle(jsonrpc.Response(1, {"epoch": epoch}), 0.0)
+        for _ in range(2):
+            with contextlib.suppress(ParseError):
+                message = jsonrpc.decode(data)
+                with contextlib.suppress(SessionError):
+                    for event in protocol.handle(message, 0.0):
+                        if isinstance(event, StateReceived):
+                            protocol.acknowledge(event)
+                        elif isinstance(event, ConfirmAsked):
+                            protocol.confirm(event.vni, event.mac, True)
+        for answer in protocol.take_outgoing():
+            jsonrpc.encode(answer)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "parser": fuzz_parser,
     "opener": fuzz_opener,
     "transit": fuzz_transit,
     "inner": fuzz_inner,
     "nve": fuzz_nve,
+    "control": fuzz_control,
     "netlink": fuzz_netlink,
 }

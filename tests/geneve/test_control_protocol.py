@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from geneve.control import jsonrpc
-from geneve.control.demand import MAX_DEMANDS, Demand, Tenant
+from geneve.control.demand import MAX_DEMANDS, MAX_TENANT_IPS, MAX_TENANTS, Demand, Tenant
 from geneve.control.document import to_wire
 from geneve.control.protocol import (
     GAP,
@@ -210,6 +210,19 @@ def test_demands_go_in_parts_and_refusals_come_back_to_the_right_one(bench: Benc
     assert bench.hear(jsonrpc.Response(second.id, {"refused": [4]})) == [DemandsRefused((demands[-1],))]
     assert bench.hear(jsonrpc.Response(second.id, {"refused": [4]})) == [], "answered already"
     assert bench.hear(jsonrpc.Response(first.id, {})) == []
+
+
+def test_the_largest_request_fits_in_a_frame(bench: Bench) -> None:
+    ips = tuple(f"fd00:1111:2222:3333:4444:5555:6666:{0x1000 + number:x}" for number in range(MAX_TENANT_IPS))
+    tenants = [
+        Tenant(vni=(1 << 24) - 1, mac=f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}", ips=ips)
+        for number in range(MAX_TENANTS)
+    ]
+    bench.protocol.tell_tenants(10**9, tenants, bench.now)
+    name = "n" * 32
+    bench.protocol.ask_keys([Demand(audience=name, vni=100, profile=name, rule=name)] * MAX_DEMANDS, bench.now)
+    for request in bench.said():
+        jsonrpc.encode(request)
 
 
 @pytest.mark.parametrize("refused", [[1], [-1], [True], ["0"], [None], [0.0], "all", {"0": 1}, 5, None])

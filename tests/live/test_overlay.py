@@ -13,8 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,13 +20,15 @@ import pytest
 from scapy.all import IP, UDP, Ether, PcapReader, Raw, wrpcap
 
 from experiments.bench import Hosts
+from geneve.control.rest_client import RestClient, RestError
+from geneve.control.tls import TlsFiles
 from geneve.header import BaseHeader
 from geneve.outer import parse_outer
 from geneve.packet import make_packet, parse_packet
 from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS, TRANSIT_TYPE
 from tests.key_material import leaks, private_lines
+from topologies.configs import REST_URL
 from topologies.network import Testbed
-from topologies.plan import MANAGEMENT_NVA, REST_PORT
 
 pytestmark = pytest.mark.live
 
@@ -271,13 +271,20 @@ def test_an_nve_that_was_killed_comes_back_with_fresh_keys(small_testbed: Testbe
     assert wait_until(arrives, 15)
 
 
-def test_the_rest_view_has_no_secrets_and_changes_nothing(small_testbed: Testbed) -> None:
+def test_operators_see_no_secrets_and_nobody_else_sees_anything(small_testbed: Testbed) -> None:
     keys = private_lines(small_testbed.layout.pki)
     assert keys
-    for resource in ("nodes", "tenants", "mappings", "associations", "topology", "events"):
+    for resource in ("nodes", "tenants", "mappings", "policy", "associations", "topology", "flows", "events"):
         text = json.dumps(small_testbed.rest(f"/v1/{resource}"))
         assert "secret" not in text
         assert leaks(text, keys) == [], resource
-        request = urllib.request.Request(f"http://{MANAGEMENT_NVA}:{REST_PORT}/v1/{resource}", b"{}", method="PUT")
-        with pytest.raises(urllib.error.HTTPError, match="405"):
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5)
+        with pytest.raises(RestError, match="knows only") as refusal:
+            small_testbed.operate("PATCH", f"/v1/{resource}", {})
+        assert refusal.value.status == 405
+    pki = small_testbed.layout.pki
+    node = TlsFiles(str(pki / "ca.pem"), str(pki / "nve1.pem"), str(pki / "nve1.key"))
+    with pytest.raises(RestError, match="'nve1' is no operator") as refusal:
+        RestClient(REST_URL, node).request("GET", "/v1/nodes")
+    assert refusal.value.status == 403
+    events = small_testbed.rest("/v1/events")["events"]
+    assert [event["text"] for event in events if event["node"] == "nve1" and "REST" in event["text"]]

@@ -121,7 +121,7 @@ def test_the_room_in_all_is_bounded_in_frames_and_bytes(monkeypatch):
     monkeypatch.setattr(waiting, "MAX_BYTES", 1000)
     few = WaitingFrames()
     assert [few.add(keys[0], 100, bytes(400), 0.0) for _ in range(3)] == [None, None, DropReason.KEY_WAIT_OVERFLOW]
-    assert few.expire(WAIT_SECONDS) == 2
+    assert few.expire(WAIT_SECONDS) == {DropReason.KEY_WAIT_TIMEOUT: 2}
     assert few.add(keys[0], 100, bytes(400), 3.0) is None, "what is gone takes no room"
 
 

@@ -11,6 +11,7 @@ from controller.inventory import parse_inventory
 from geneve.config import validate
 from nve.config import NveConfig
 from topologies.configs import (
+    REST_URL,
     Layout,
     collector_argv,
     config_files,
@@ -19,6 +20,7 @@ from topologies.configs import (
     export_keys,
     inventory,
     nve_config,
+    operator_argv,
     pki_argv,
     transit_config,
 )
@@ -73,6 +75,19 @@ def test_inventory_knows_no_attacker() -> None:
     plan = make_plan(load_scenario("default"))
     text = json.dumps(inventory(plan, LAYOUT))
     assert not [name for name in plan.nodes(Kind.ATTACKER) if f'"{name}"' in text]
+
+
+def test_the_operator_is_nobody_else_and_finds_the_nva_where_its_certificate_says(plan: Plan) -> None:
+    parsed = parse_inventory(json.dumps(inventory(plan, LAYOUT)), "inventory.json")
+    assert parsed.operators == ("operator",)
+    argv = pki_argv(plan, LAYOUT)
+    assert argv[argv.index("--operator") + 1] == "operator"
+    addresses = [argv[number + 1] for number, text in enumerate(argv) if text == "--address"]
+    assert addresses == [plan.underlay_addresses["nva"], parsed.rest.address]
+    assert f"https://{parsed.rest.address}:{parsed.rest.port}" == REST_URL
+    given = operator_argv(LAYOUT)
+    assert given[1:5] == ["-m", "controller.cli", "--url", REST_URL]
+    assert given[-1] == "/private/pki/operator.key"
 
 
 def test_nve_accepts_its_file(plan: Plan) -> None:
