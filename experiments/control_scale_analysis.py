@@ -120,14 +120,20 @@ def _growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for (mode, phase, per_node), members in sorted(series.items()):
         for figure in FIGURES:
-            points = [(row["nodes"], row[figure]) for row in members if row.get(figure)]
+            points = [(row["nodes"], row[figure]) for row in members if row.get(figure) and _comparable(row)]
             slope = exponent(points)
             if slope is not None:
                 found.append({
                     "mode": mode, "phase": phase, "per_node": per_node or None, "figure": figure,
-                    "exponent": round(slope, 2), "sizes": [nodes for nodes, _ in points],
+                    "exponent": round(slope, 2) + 0.0, "sizes": [nodes for nodes, _ in points],
                 })  # fmt: skip
     return found
+
+
+def _comparable(row: dict[str, Any]) -> bool:
+    """Whether a row has the pairs for each node that it is about: so few nodes may be that there are not as many."""
+    per_node, pairs = row.get("per_node"), row.get("pairs")
+    return per_node is None or pairs is None or pairs >= 0.95 * per_node * row["nodes"]
 
 
 def targets(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.control_scale_analysis import ScaleResult
+from experiments.control_scale_analysis import ScaleResult, exponent
 from experiments.plotting import Look, Plot, figure, save
 from experiments.statistics import quantile
 
@@ -13,9 +13,8 @@ GROWTH = Plot(
     "control-scale",
     "Growth of the control plane",
     "Time until done, bytes on all connections (TLS, both ways) and the NVA's peak memory by the number of NVEs, each "
-    "with ten tenants. All NVEs share one virtual network, so what everybody must know in all grows with the square; "
-    "the measured exponents are in the table. Rekey: all keys replaced, with four (and sixteen) talking partners for "
-    "each NVE. The memory's axis is linear.",
+    "with ten tenants. All NVEs share one virtual network, so what everybody must know in all grows with the square. "
+    "In brackets: measured exponent. Rekey: all keys replaced, with four and sixteen talking partners for each NVE.",
 )
 CHANGE = Plot(
     "control-scale-change",
@@ -50,7 +49,7 @@ def draw(result: ScaleResult, folder: Path) -> list[Plot]:
 
 
 def _growth(result: ScaleResult) -> Any:
-    drawing, panels = figure(5.4, rows=3, sharex=True)
+    drawing, panels = figure(8.2, rows=3, sharex=True)
     for (name, label), axes in zip(_PANELS, panels, strict=True):
         for mode, phase, per_node, look in _SERIES:
             points = [
@@ -58,22 +57,17 @@ def _growth(result: ScaleResult) -> Any:
                 for row in result.phases
                 if (row["mode"], row["phase"], row["per_node"]) == (mode, phase, per_node) and row.get(name)
             ]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=look.colour, marker=look.marker, linestyle=look.line,
-                          markersize=3.5, label=look.label)  # fmt: skip
+            if not points:
+                continue
+            slope = exponent(points)
+            text = look.label if slope is None else f"{look.label} ({slope:.2f})"
+            axes.plot(*zip(*points, strict=True), color=look.colour, marker=look.marker, linestyle=look.line,
+                      markersize=3.5, label=text)  # fmt: skip
         axes.set_xscale("log")
+        axes.set_yscale("log")
         axes.set_ylabel(label)
-        if name == "nva_peak_mib":
-            axes.set_ylim(0)
-        else:
-            axes.set_yscale("log")
-    sizes = sorted({row["nodes"] for row in result.phases})
-    panels[-1].set_xticks(sizes, [str(size) for size in sizes])
-    panels[-1].xaxis.minorticks_off()
-    panels[-1].set_xlabel("NVEs (logarithmic)")
-    drawing.align_ylabels()
-    # Outside: wherever it stood inside, some run's lines would pass.
-    drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, handlelength=3)
+        axes.legend(fontsize=5.5, handlelength=3, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    panels[-1].set_xlabel("NVEs")
     return drawing
 
 
