@@ -15,8 +15,6 @@ from experiments.context import Context, ExperimentError
 from experiments.control_analysis import EVENT_SECONDS, EVENTS_FILE, GROWTH_FILE, NAME, growth_seconds
 from experiments.control_events import BOTH_WAYS, START_INTERVAL, Events
 from experiments.control_flows import Flow, Flows
-from experiments.measure import MeasureError
-from experiments.programs import ProgramError
 from experiments.samples import SampleWriter
 from topologies.network import Testbed
 from topologies.scenario import Scenario
@@ -60,12 +58,14 @@ class _Prepared:
 
     def __init__(self, context: Context, stack: ExitStack, label: str) -> None:
         self._context, self._stack, self._label = context, stack, label
+        self.hosts: Hosts
         self.flows: Flows
         self.under_way: list[Flow] = []
 
     def __call__(self, testbed: Testbed) -> None:
         """Start tenants' programs, and the flows of which the first packet is waited for."""
-        hosts = self._stack.enter_context(Hosts(testbed, self._context.raw(self._label), marks_only=True))
+        hosts = self.hosts = Hosts(testbed, self._context.raw(self._label), marks_only=True)
+        self._stack.callback(hosts.stop)  # in case the network does not come up
         _know_each_other(testbed)
         for host in RECEIVERS:
             hosts.receiver(host)
@@ -89,9 +89,9 @@ def _know_each_other(testbed: Testbed) -> None:
 def _repeat(context: Context, scenario: Scenario, repeat: int, log: SampleWriter, order: dict[str, Any]) -> None:
     label = f"r{repeat + 1}"
     with ExitStack() as stack:
-        # Ended after the testbed's programs would be too late: their namespaces go with it.
         prepared = _Prepared(context, stack, label)
         testbed = stack.enter_context(started(context, scenario, label, prepared))
+        stack.callback(prepared.hosts.stop)  # before the network they are in
         flows = prepared.flows
         ready = flows.await_flowing(prepared.under_way, more=3)
         flows.end(prepared.under_way)
@@ -115,7 +115,7 @@ def _repeat(context: Context, scenario: Scenario, repeat: int, log: SampleWriter
                 for entry in table[name]():
                     log.write({**common, **entry})
                 events.settle()
-            except (ExperimentError, ProgramError, MeasureError) as error:
+            except (RuntimeError, OSError) as error:
                 # The rest of this network cannot be trusted; the others can.
                 log.write({**common, "event": name, "missing": str(error)})
                 context.run.warn(f"{NAME}: {label}: {name}: {error}; the rest of this repeat was left out")
