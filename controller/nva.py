@@ -315,7 +315,7 @@ class Nva:
             # Its associations stay: a node that has only lost the NVA goes on forwarding.
             node.connection = None
             self.book.left(name)
-            self._stale |= self.associations.disconnected(name)
+            self._stale |= self.associations.disconnected(name, now)
             self._questions = {key: item for key, item in self._questions.items() if item.nve != name}
             self._learned(self.directory.disconnected(name), now)
         self.report(now, "disconnected" if registered else "refused", name, message.reason)
