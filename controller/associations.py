@@ -20,12 +20,23 @@ import base64
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import SecretStr
 
+from controller.lines import (
+    DemandKey,
+    Held,
+    Key,
+    Line,
+    Paths,
+    Recorder,
+    Wish,
+    audience_of,
+    demand_order,
+    indispensable_to,
+    line_order,
+)
 from controller.membership import Membership
 from controller.spis import SpiSpace
 from geneve.control.demand import Demand
@@ -41,93 +52,6 @@ ASKED_AGAIN = 1.0
 """Seconds after which a demand for what the sender has means that it has lost it, and not that both crossed."""
 RESTORED_WAIT = 15.0
 """Seconds in which who is gone may come back, as all do after a restart of the NVA; then it is not waited for."""
-
-Paths = Mapping[tuple[str, str], tuple[str, ...]]
-
-
-class DemandKey(NamedTuple):
-    """A demand in its canonical form: ``vni`` and ``rule`` are None where the profile's keys are wider."""
-
-    sender: str
-    audience: str
-    multicast: bool
-    vni: int | None
-    profile: str
-    rule: str | None
-
-
-class Key(NamedTuple):
-    """What there is one line for."""
-
-    sender: str
-    audience: str
-    role: AssociationRole
-    vni: int | None
-    profile: str
-    rule: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What an association should be besides its line's key: who else can open it, and the sender's signing key."""
-
-    members: tuple[str, ...] = ()
-    signer: str | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """An association and how far it has got. ``waiting``: whose acknowledgement an offered one needs yet."""
-
-    association: Association
-    created: float
-    waiting: set[str] = field(default_factory=set)
-    deadline: float | None = None
-    """When to stop waiting for those that are not connected."""
-    expires: float | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """The associations of one key. ``given``: the sender may have the current one (all it needs besides is there)."""
-
-    key: Key
-    wish: Wish
-    offered: Held | None = None
-    current: Held | None = None
-    retiring: list[Held] = field(default_factory=list)
-    given: bool = False
-    taken: bool = False
-    """Whether the sender has acknowledged the current one."""
-    nodes: set[str] = field(default_factory=set)
-    """Everybody who knows one of the associations."""
-    rekey_timer: float | None = None
-
-    def all(self) -> Iterator[tuple[str, Held]]:
-        """Yield every association with its stage."""
-        if self.offered is not None:
-            yield "offered", self.offered
-        if self.current is not None:
-            yield "current", self.current
-        for held in self.retiring:
-            yield "retiring", held
-
-
-class Recorder(Protocol):
-    """Is told what must survive the NVA."""
-
-    def association(self, stage: str, association: Association, created: float) -> None:
-        """Note an association, its stage, and when it was made."""
-
-    def association_gone(self, spi: int) -> None:
-        """Note that an association has ended."""
-
-    def demand(self, key: DemandKey) -> None:
-        """Note a demand."""
-
-    def demand_gone(self, key: DemandKey) -> None:
-        """Note that a demand is no more."""
-
 
 class AssociationTable:
     """All associations of the NVA. Times are seconds of one clock; methods return the nodes that it concerns."""
@@ -182,12 +106,12 @@ class AssociationTable:
         """Return the demands that a node has to do with: its own, those for it, those whose paths lead past it."""
         noted = self._demands_at.get(node, set())
         noted &= self._demands.keys()  # a demand may have ended while the node was not among its lines' ends
-        return sorted(noted, key=_demand_order)
+        return sorted(noted, key=demand_order)
 
     def _group_demands(self, node: str) -> list[DemandKey]:
         """Return the demands for groups of which ``node`` could be a member."""
         vnis = set(self._membership.vnis_of(node))
-        return sorted((demand for demand in self._multicast if demand.vni in vnis), key=_demand_order)
+        return sorted((demand for demand in self._multicast if demand.vni in vnis), key=demand_order)
 
     def disconnected(self, node: str, now: float) -> set[str]:
         """Note that a node cannot acknowledge for now: a first association is not held back by it.
@@ -197,10 +121,10 @@ class AssociationTable:
         self._connected.discard(node)
         self._gone[node] = now
         concerned: set[str] = set()
-        for key in sorted(self._lines_at.get(node, ()), key=_order):
+        for key in sorted(self._lines_at.get(node, ()), key=line_order):
             line = self._lines[key]
             held = line.offered
-            if held is None or node not in held.waiting or node in _indispensable(held.association):
+            if held is None or node not in held.waiting or node in indispensable_to(held.association):
                 continue
             if line.current is not None and now - held.created < RESTORED_WAIT:
                 self._wait_until(line, held, now + RESTORED_WAIT)
@@ -281,7 +205,7 @@ class AssociationTable:
 
     def demands(self) -> list[DemandKey]:
         """Return all demands, in a fixed order."""
-        return sorted(self._demands, key=_demand_order)
+        return sorted(self._demands, key=demand_order)
 
     def set_paths(self, paths: Paths, now: float) -> set[str]:
         """Take over the transit devices on the paths between NVEs."""
@@ -403,8 +327,8 @@ class AssociationTable:
         concerned = set() if line.offered is None else self._remove(line.offered)
         association = self._make(line)
         held = line.offered = Held(association, now)
-        audience = _audience(association)
-        held.waiting = audience & self._connected | _indispensable(association)
+        audience = audience_of(association)
+        held.waiting = audience & self._connected | indispensable_to(association)
         if line.current is not None:
             missed = {node for node in audience - held.waiting if now < self._gone.get(node, -math.inf) + RESTORED_WAIT}
             held.waiting |= missed
@@ -454,6 +378,15 @@ class AssociationTable:
             return set()
         return self._offer(line, now)
 
+    def renew_surely(self, line: Line, now: float) -> set[str]:
+        """Replace a line's association, made before ``now`` and so perhaps known to whom it should not be.
+
+        What is under way is completed first; then comes another one, once.
+        """
+        concerned = self.renew(line, now)
+        line.again = not concerned
+        return concerned
+
     def renew_spi(self, spi: int, now: float) -> set[str]:
         """Replace the association with ``spi`` if it is current."""
         line = self.line_of(spi)
@@ -464,12 +397,10 @@ class AssociationTable:
     def renew_all(self, now: float, node: str | None = None) -> tuple[int, set[str]]:
         """Replace every association, or every one of a node; returns how many were, and the nodes concerned."""
         keys = self._lines.keys() if node is None else self._lines_at.get(node, ())
-        count, concerned = 0, set[str]()
-        for key in sorted(keys, key=_order):
-            changed = self.renew(self._lines[key], now)
-            count += bool(changed)
-            concerned |= changed
-        return count, concerned
+        concerned: set[str] = set()
+        for key in sorted(keys, key=line_order):
+            concerned |= self.renew_surely(self._lines[key], now)
+        return len(keys), concerned
 
     def acknowledged(self, node: str, inbound: frozenset[int], outbound: frozenset[int], now: float) -> set[str]:
         """Note that ``node`` has applied a state with these SPIs to open and to send with."""
@@ -486,6 +417,9 @@ class AssociationTable:
             if line is None or line.taken or line.current is None or line.current.association.spi != spi:
                 continue
             line.taken = True
+            if line.again:
+                line.again = False
+                concerned |= self._offer(line, now)
             for held in line.retiring:
                 if held.expires is None:
                     held.expires = now + GRACE
@@ -509,7 +443,7 @@ class AssociationTable:
             concerned |= self._remove(held)
         if line.offered is not None and line.offered.deadline is not None and line.offered.deadline <= now:
             line.offered.deadline = None
-            line.offered.waiting &= self._connected | _indispensable(line.offered.association)
+            line.offered.waiting &= self._connected | indispensable_to(line.offered.association)
             if not line.offered.waiting:
                 concerned |= self._promote(line)
         if line.rekey_timer is None or line.rekey_timer > now:
@@ -569,7 +503,7 @@ class AssociationTable:
     def _remove(self, held: Held) -> set[str]:
         self._by_spi.pop(held.association.spi, None)
         self._recorder.association_gone(held.association.spi)
-        return _audience(held.association)
+        return audience_of(held.association)
 
     # Who gets what --------------------------------------------------------------------------------------
 
@@ -590,7 +524,7 @@ class AssociationTable:
 
     def all(self) -> list[Line]:
         """Return all lines in a fixed order."""
-        return [self._lines[key] for key in sorted(self._lines, key=_order)]
+        return [self._lines[key] for key in sorted(self._lines, key=line_order)]
 
     def settled(self) -> bool:
         """Whether no exchange is under way that some connected node could complete."""
@@ -620,10 +554,10 @@ class AssociationTable:
             line = self._lines.setdefault(key, Line(key, Wish(association.members, association.signer)))
             item = Held(association, min(created, now))
             self._by_spi[association.spi] = key
-            self._know(line, _audience(association) | {association.sender})
+            self._know(line, audience_of(association) | {association.sender})
             if stage == "offered":
                 line.offered, line.wish = item, Wish(association.members, association.signer)
-                item.waiting = set(_audience(association))
+                item.waiting = set(audience_of(association))
                 if association.role is not AssociationRole.EGRESS:
                     self._wait_until(line, item, now + RESTORED_WAIT)
             elif stage == "current":
@@ -661,25 +595,3 @@ class AssociationTable:
             secret=SecretStr(base64.b64encode(self._token(SECRET_SIZE)).decode("ascii")),
             signer=line.wish.signer,
         )
-
-
-def _audience(association: Association) -> set[str]:
-    """Return the nodes that can open an association's options."""
-    members = set(association.members)
-    return members if association.role is AssociationRole.MULTICAST else members | {association.audience}
-
-
-def _indispensable(association: Association) -> set[str]:
-    """Return who must have an association before its sender, connected or not: the NVE drops what it cannot open."""
-    return {association.audience} if association.role in (AssociationRole.EGRESS, AssociationRole.GROUP) else set()
-
-
-def _order(key: Key) -> tuple[str, ...]:
-    vni = "" if key.vni is None else f"{key.vni:08}"
-    return (key.sender, key.audience, key.role.value, vni, key.profile, key.rule or "")
-
-
-def _demand_order(key: DemandKey) -> tuple[str, ...]:
-    vni = "" if key.vni is None else f"{key.vni:08}"
-    return (key.sender, key.audience, str(key.multicast), vni, key.profile, key.rule or "")
-

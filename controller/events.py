@@ -15,12 +15,13 @@ REPEAT_WINDOW = 1.0
 MAX_REPEATING = 1024
 """Different lines that are watched for repetition at once."""
 MAX_LINES_PER_SECOND = 200
-"""New lines of refusals a second; beyond, they are counted together."""
+"""New lines a second of the kinds that others cause; beyond, they are counted together."""
 
 MAX_TEXT = 1500
 """Characters of a line at most."""
 
-_LIMITED = frozenset({"refused"})
+_LIMITED = frozenset({"refused", "tenant", "tenant-left", "conflict"})
+"""Kinds of lines that nodes, strangers and tenants can cause as often as they like."""
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class EventLog:
         """Write how often lines were repeated, once their second is over."""
         if now - self._second >= 1.0:
             if self._suppressed:
-                self._write(now, "refused", "", f"{self._suppressed} more refusals in one second, not listed")
+                self._write(now, "refused", "", f"{self._suppressed} more lines in one second, not listed")
             self._second, self._this_second, self._suppressed = now, 0, 0
         over = [key for key, entry in self._repeating.items() if now - entry.since >= REPEAT_WINDOW]
         for key in over:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from controller import records
-from controller.associations import DemandKey, Paths
 from controller.inventory import Inventory
+from controller.lines import DemandKey, Paths
 from controller.policies import PolicyBook, PolicyDocument, changed_profiles, document_of
 from controller.records import Journal, Saved
 from controller.spis import KEY_SIZE as SPI_KEY_SIZE

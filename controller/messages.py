@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.associations import Paths
+from controller.lines import Paths
 from geneve.control import jsonrpc
 
 

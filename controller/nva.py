@@ -13,10 +13,11 @@ from collections.abc import Mapping as ParameterMapping
 from typing import Any
 
 from controller import memory, records, requests
-from controller.associations import AssociationTable, Paths
+from controller.associations import AssociationTable
 from controller.directory import Directory
 from controller.events import EventLog
 from controller.inventory import Inventory
+from controller.lines import Paths
 from controller.membership import Membership
 from controller.memory import JournalRecorder
 from controller.messages import Close, Closed, Effect, Input, Opened, PathsAre, Received, Send, Tick

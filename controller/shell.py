@@ -59,9 +59,9 @@ class Shell:
             return
         try:
             self._store.commit(changes)
-        except StoreError as error:
+        except Exception as error:  # StoreError, and whatever else keeps the changes from the store
             # Going on would give out keys that the next life does not know of. The data plane does not need us now.
-            log.critical("%s", error)
+            log.critical("%s", error, exc_info=not isinstance(error, StoreError))
             logging.shutdown()
             os._exit(1)
 

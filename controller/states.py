@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from controller.associations import AssociationTable, Paths
+from controller.associations import AssociationTable
 from controller.inventory import Inventory, InventoryVni
+from controller.lines import Paths
 from controller.membership import Membership
 from controller.policies import PolicyBook
 from geneve.control import document

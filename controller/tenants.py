@@ -25,6 +25,9 @@ from geneve.control.demand import Tenant
 ASK_REPEAT = 2.0
 """Seconds after which a question to an NVE is asked again."""
 
+ASK_LIMIT = 10.0
+"""Seconds after which an NVE that does not answer, though it is connected, keeps the tenant: the safe side."""
+
 MOVE_TIME = 5.0
 """Seconds within which a tenant that left one NVE and appears behind another has moved."""
 
@@ -40,6 +43,7 @@ class _Question:
     nve: str
     vni: int
     mac: str
+    asked: float
     sent: float
 
 
@@ -152,7 +156,10 @@ class Tenants:
         return effects
 
     def tick(self, now: float) -> None:
-        """Forget who left too long ago to have moved."""
+        """Answer questions for those who do not, and forget who left too long ago to have moved."""
+        for question in [item for item in self._questions.values() if now - item.asked >= ASK_LIMIT]:
+            del self._questions[question.request]
+            self._act(self.directory.confirmed(question.nve, question.vni, question.mac, True), now)
         if self._left:
             self._left = {place: left for place, left in self._left.items() if now - left[1] < MOVE_TIME}
 
@@ -199,7 +206,7 @@ class Tenants:
             return
         request = self._pusher.number()
         # Its time has come already: the next look at what is due sends it.
-        self._questions[request] = _Question(request, ask.nve, ask.vni, ask.mac, now - ASK_REPEAT)
+        self._questions[request] = _Question(request, ask.nve, ask.vni, ask.mac, now, now - ASK_REPEAT)
 
 
 def _is_station(mac: str) -> bool:

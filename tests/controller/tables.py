@@ -8,8 +8,9 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from controller.associations import AssociationTable, DemandKey
+from controller.associations import AssociationTable
 from controller.inventory import Inventory
+from controller.lines import DemandKey
 from controller.membership import Membership
 from controller.spis import KEY_SIZE, SpiSpace
 from geneve.control.demand import Demand

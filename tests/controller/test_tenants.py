@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from controller.operations import Fault, OperationError, RemoveMapping, SetMapping
-from controller.tenants import ASK_REPEAT
+from controller.tenants import ASK_LIMIT, ASK_REPEAT
 from geneve.control import jsonrpc
 from geneve.control.demand import MAX_TENANT_IPS, MAX_TENANTS, Tenant
 from geneve.control.state import Mapping
@@ -247,3 +247,15 @@ def test_a_mapping_that_cannot_be_is_refused(mapping: Mapping, fault: Fault) -> 
     assert world.nva.directory.all() == before
     with pytest.raises(OperationError):
         world.operate(RemoveMapping(mapping.vni, mapping.mac))
+
+
+def test_an_nve_that_does_not_answer_keeps_its_tenant_and_the_conflict_is_reported() -> None:
+    world, nodes = learning()
+    world.tenants(nodes["nve1"], 1, tenant())
+    world.silent = {"nve1"}
+    world.tenants(nodes["nve2"], 1, tenant())
+    for _ in range(round(ASK_LIMIT)):
+        world.wait(1.0)
+        world.send(nodes["nve1"], jsonrpc.Request(900, "ping"))  # it is connected, and says nothing to the point
+    assert where(nodes["nve3"]) == ["nve1"]
+    assert world.events("conflict", "nve2")
