@@ -89,7 +89,7 @@ def check_no_leftovers(world: World, nva: Nva, oldest: float = 45.0) -> None:
         ages = [world.now - held.created for _, held in line.all()]
         demand(len(ages) <= 3 and max(ages) < oldest, f"{line.key} has associations {ages} seconds old")
     demand(nva.book.candidate is None, "a candidate policy is neither in force nor given up")
-    demand(not nva._questions, "a question is still open")
+    demand(not nva._tenants._questions, "a question is still open")
     for tenant, place in world.places.items():
         if tenant.vni == scene.MOBILE and not nva.nodes[place].revoked:
             mapping = nva.directory.get(tenant.vni, tenant.mac)

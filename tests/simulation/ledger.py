@@ -254,7 +254,7 @@ def memory_of(nva: Nva) -> dict[str, Any]:
         "mappings": [mapping.model_dump(mode="json") for mapping in nva.directory.all()],
         "scopes": {
             name: {key: entry.model_dump(mode="json") for key, entry in sorted(scope.entries.items())}
-            for name, scope in nva._scopes.items()
+            for name, scope in nva._pusher.scopes.items()
         },
         "demands": nva.associations.demands(),
         "paths": {pair: devices for pair, devices in nva._paths.items() if devices},

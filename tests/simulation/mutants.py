@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller import associations, nva, spis
+from controller import associations, memory, pusher, spis
 from controller.associations import AssociationTable, Line
 from controller.nodes import NodeRecord
 from controller.nva import Effect
@@ -144,8 +144,8 @@ def a_new_process_keeps_its_keys(patch: Patch) -> None:
 
 
 def pushes_are_not_repeated(patch: Patch) -> None:
-    patch.setattr(nva, "REPEAT", 1e9)
-    patch.setattr(nva, "PUSH_LIMIT", 1e9)
+    patch.setattr(pusher, "REPEAT", 1e9)
+    patch.setattr(pusher, "PUSH_LIMIT", 1e9)
 
 
 def requests_are_not_repeated(patch: Patch) -> None:
@@ -176,16 +176,16 @@ def a_policy_needs_no_check(patch: Patch) -> None:
 
 
 def associations_are_not_stored(patch: Patch) -> None:
-    patch.setattr(nva.JournalRecorder, "association", lambda *_: None)
+    patch.setattr(memory.JournalRecorder, "association", lambda *_: None)
 
 
 def stages_are_not_stored(patch: Patch) -> None:
-    keep = nva.JournalRecorder.association
+    keep = memory.JournalRecorder.association
 
-    def first_only(self: nva.JournalRecorder, stage: str, association: Any, created: float) -> None:
+    def first_only(self: memory.JournalRecorder, stage: str, association: Any, created: float) -> None:
         keep(self, "offered", association, created)
 
-    patch.setattr(nva.JournalRecorder, "association", first_only)
+    patch.setattr(memory.JournalRecorder, "association", first_only)
 
 
 # What is run with each of them --------------------------------------------------------------------------
