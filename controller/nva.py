@@ -636,8 +636,10 @@ class Nva:
                 continue
             if now - push.since > PUSH_LIMIT:
                 effects.append(self._end(node.connection, "did not answer a push", now))
-            elif now - push.sent >= REPEAT:
+            elif now - push.sent >= REPEAT * 2**push.repeats:
+                # Less and less often: a node that is behind has the more to read for each copy.
                 push.sent = now
+                push.repeats += 1
                 effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
         return effects
 
