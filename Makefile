@@ -6,7 +6,7 @@ BENCH_ARGS ?=
 .PHONY: help setup experiment plots test test-fast break-invariants fuzz bench-core bench-control lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
-# quick: under ten minutes on two cores; paper: more repeats.
+# quick: some twelve minutes on two cores; paper: more repeats.
 PROFILE ?= quick
 SCENARIO ?=
 # More arguments for pytest, for example: make test PYTEST_ARGS='-k sandbox -x'

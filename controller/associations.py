@@ -6,8 +6,8 @@ every line the same exchange runs, whatever started it (demand, rekey by time, b
 member that joined):
 
 1. *offered*: a fresh association is pushed to its audience, and to nobody else.
-2. *current*: the egress NVE and all others of the audience that are connected have acknowledged it; it is pushed to
-   the sender, which switches.
+2. *current*: the egress NVE and all others of the audience that are connected, or have only just lost the NVA, have
+   acknowledged it; it is pushed to the sender, which switches.
 3. *retiring*: the sender has acknowledged its successor; the audience can open it for GRACE seconds more.
 
 So a sender never holds a key that its audience lacks, and nothing on its way is lost. Only where somebody must not
@@ -40,7 +40,7 @@ MIN_AGE = 0.05
 ASKED_AGAIN = 1.0
 """Seconds after which a demand for what the sender has means that it has lost it, and not that both crossed."""
 RESTORED_WAIT = 15.0
-"""Seconds after a restart of the NVA in which nodes come back; who has not is not waited for."""
+"""Seconds in which who is gone may come back, as all do after a restart of the NVA; then it is not waited for."""
 
 Paths = Mapping[tuple[str, str], tuple[str, ...]]
 
@@ -146,6 +146,8 @@ class AssociationTable:
         self._paths: Paths = {}
         self._registered: set[str] = set()
         self._connected: set[str] = set()
+        self._gone: dict[str, float] = {}
+        """Since when those are not connected that were."""
         self._signers: dict[str, str] = {}
         self._demands: dict[DemandKey, dict[Key, Wish]] = {}
         self._demands_at: dict[str, set[DemandKey]] = {}
@@ -164,6 +166,7 @@ class AssociationTable:
         """Note that a node has registered; as a ``fresh`` process it must never meet a key that it had before."""
         concerned: set[str] = set()
         self._connected.add(node)
+        self._gone.pop(node, None)
         if fresh:
             concerned |= self._leave(node, now)
             self._signers.pop(node, None)
@@ -186,21 +189,31 @@ class AssociationTable:
         vnis = set(self._membership.vnis_of(node))
         return sorted((demand for demand in self._multicast if demand.vni in vnis), key=_demand_order)
 
-    def disconnected(self, node: str) -> set[str]:
-        """Note that a node cannot acknowledge for now: nobody but its own peers waits for it."""
+    def disconnected(self, node: str, now: float) -> set[str]:
+        """Note that a node cannot acknowledge for now: a first association is not held back by it.
+
+        A replacement is, for a while, since what it replaces goes on: the node still opens that, but not the new one.
+        """
         self._connected.discard(node)
+        self._gone[node] = now
         concerned: set[str] = set()
         for key in sorted(self._lines_at.get(node, ()), key=_order):
             line = self._lines[key]
-            if line.offered is not None and node not in _indispensable(line.offered.association):
-                line.offered.waiting.discard(node)
-                if not line.offered.waiting:
-                    concerned |= self._promote(line)
+            held = line.offered
+            if held is None or node not in held.waiting or node in _indispensable(held.association):
+                continue
+            if line.current is not None and now - held.created < RESTORED_WAIT:
+                self._wait_until(line, held, now + RESTORED_WAIT)
+                continue
+            held.waiting.discard(node)
+            if not held.waiting:
+                concerned |= self._promote(line)
         return concerned
 
     def revoke(self, node: str, now: float) -> set[str]:
         """End every association of a node at once and forget its demands; groups go on without it."""
         self._connected.discard(node)
+        self._gone.pop(node, None)
         self._registered.discard(node)
         self._signers.pop(node, None)
         return self._leave(node, now)
@@ -392,12 +405,21 @@ class AssociationTable:
         held = line.offered = Held(association, now)
         audience = _audience(association)
         held.waiting = audience & self._connected | _indispensable(association)
+        if line.current is not None:
+            missed = {node for node in audience - held.waiting if now < self._gone.get(node, -math.inf) + RESTORED_WAIT}
+            held.waiting |= missed
+            if missed:
+                self._wait_until(line, held, max(self._gone[node] for node in missed) + RESTORED_WAIT)
         self._by_spi[association.spi] = line.key
         self._know(line, audience | {line.key.sender})
         self._recorder.association("offered", association, now)
         if not held.waiting:
             concerned |= self._promote(line)
         return concerned | audience
+
+    def _wait_until(self, line: Line, held: Held, deadline: float) -> None:
+        held.deadline = deadline
+        self._schedule(deadline, line.key)
 
     def _promote(self, line: Line) -> set[str]:
         """Let the sender have what its audience has acknowledged."""
@@ -588,6 +610,7 @@ class AssociationTable:
         """
         self._paths = dict(paths)
         self._registered = set(registered)
+        self._gone = dict.fromkeys(registered, now)
         self._signers = {node: key for node, key in registered.items() if key is not None}
         for stage, association, created in held:
             key = Key(
@@ -602,8 +625,7 @@ class AssociationTable:
                 line.offered, line.wish = item, Wish(association.members, association.signer)
                 item.waiting = set(_audience(association))
                 if association.role is not AssociationRole.EGRESS:
-                    item.deadline = now + RESTORED_WAIT
-                    self._schedule(item.deadline, key)
+                    self._wait_until(line, item, now + RESTORED_WAIT)
             elif stage == "current":
                 line.current, line.given = item, True
             else:

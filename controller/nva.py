@@ -8,111 +8,35 @@ the store does not know.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Mapping as ParameterMapping
-from dataclasses import dataclass
 from typing import Any
 
-from controller import records, requests
-from controller.associations import AssociationTable, DemandKey, Paths
-from controller.directory import Address, Ask, Changed, Conflict, Directory, Outcome
+from controller import memory, records, requests
+from controller.associations import AssociationTable, Paths
+from controller.directory import Directory
 from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.membership import Membership
-from controller.nodes import PUSH_LIMIT, REFUSED_PAUSE, REPEAT, NodeRecord, PushInFlight
-from controller.policies import Adopted, PolicyBook, PolicyDocument, Rejected, changed_profiles, document_of
+from controller.memory import JournalRecorder
+from controller.messages import Close, Closed, Effect, Input, Opened, PathsAre, Received, Send, Tick
+from controller.nodes import REFUSED_PAUSE, NodeRecord, PushInFlight
+from controller.policies import Adopted, Rejected
+from controller.pusher import Pusher
 from controller.records import AuditLine, Change, Journal, Saved
-from controller.scopes import Scope
-from controller.spis import KEY_SIZE as SPI_KEY_SIZE
-from controller.spis import SpiSpace
-from controller.states import NodeEntries, vni_entries
-from geneve.config import validate
-from geneve.control import document, jsonrpc
-from geneve.control.demand import Demand, Tenant
-from geneve.control.document import NveEntry
+from controller.states import NodeEntries
+from controller.tenants import Tenants
+from geneve.control import jsonrpc
+from geneve.control.demand import Demand
 from geneve.control.protocol import GAP
 from geneve.control.state import Association, Mapping, Role
 from geneve.errors import ParseError
 from geneve.policy import Policy
 
-ASK_REPEAT = 2.0
-"""Seconds after which a question to an NVE is asked again."""
-
-MOVE_TIME = 5.0
-"""Seconds within which a tenant that left one NVE and appears behind another has moved."""
+__all__ = ["Close", "Closed", "Effect", "Input", "Nva", "Opened", "PathsAre", "Received", "Send", "Tick"]
 
 _NOT_REGISTERED = -32001
 _REFUSED = -32002
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A connection's handshake is complete; ``name`` is the common name of its certificate."""
-
-    connection: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message came on a connection."""
-
-    connection: int
-    message: jsonrpc.Message
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A connection is gone."""
-
-    connection: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PathsAre:
-    """The transit devices on the paths between NVEs."""
-
-    paths: Paths
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Input = Opened | Received | Closed | PathsAre | Tick
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message on a connection."""
-
-    connection: int
-    message: jsonrpc.Message
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Close a connection once what was sent on it before is out."""
-
-    connection: int
-    reason: str
-
-
-Effect = Send | Close
-
-
-@dataclass(slots=True)
-class _Question:
-    """A question to an NVE whether a tenant is still there."""
-
-    request: int
-    nve: str
-    vni: int
-    mac: str
-    sent: float
 
 
 class Nva:
@@ -145,126 +69,66 @@ class Nva:
 
         self.events = EventLog(last_event, utc_offset, written)
         self.membership = Membership(inventory)
-        self.book = self._restore_policy(inventory, saved)
-        self.directory = Directory()
-        self.associations = self._make_table(token, saved)
-        self._eager = not inventory.keys.on_demand
+        policy = memory.saved_policy(inventory, saved)
+        self._inventory, self.book = inventory, policy.book
+        if policy.fresh:
+            memory.keep_policy(self.journal, self.book, inventory)
         self.nodes = {name: NodeRecord(name) for name in inventory.nodes}
         """All nodes of the inventory by name."""
-        self._scopes = {vni.vni: Scope(document.vni_scope(vni.vni)) for vni in inventory.vnis}
+        self._paths = memory.saved_paths(saved)
+        self._pusher = Pusher(self.epoch, inventory, self.nodes, self.membership, self._make_entries)
+        self._tenants = Tenants(
+            inventory, self.nodes, self.membership, self._pusher, self.journal, self.report
+        )  # fmt: skip
+        self.associations = AssociationTable(
+            self.membership,
+            self._compiled_policy(),
+            token,
+            memory.saved_spis(saved, token, self.journal),
+            JournalRecorder(self.journal, utc_offset),
+        )
+        self._eager = not inventory.keys.on_demand
         self._connections: dict[int, str] = {}
-        self._paths: Paths = {}
-        self._stale: set[str] = set()
-        self._urgent: set[str] = set()
-        self._lazy: set[str] = set()
-        self._questions: dict[int, _Question] = {}
-        self._left: dict[Address, tuple[str, float]] = {}
-        self._next_request = 1
-        self._entries: NodeEntries | None = None
-        self._restore(inventory, saved, now)
+        self._restore(inventory, saved, policy.edited, now, utc_offset)
+
+    @property
+    def directory(self) -> Directory:
+        """Where tenants are."""
+        return self._tenants.directory
+
+    def _compiled_policy(self) -> Policy:
+        return Policy(self.book.inventory.rules(), self.book.inventory.profiles)
+
+    def _make_entries(self) -> NodeEntries:
+        return NodeEntries(self.book, self.membership, self.associations, self._paths)
 
     # From one life to the next --------------------------------------------------------------------------
 
-    def _restore_policy(self, inventory: Inventory, saved: Saved) -> PolicyBook:
-        """Return the newest policy: the store's, unless the inventory's own was edited since."""
-        kept = saved.get(records.POLICY, {}).get("current")
-        version, chosen = 1, None
-        self._edited: frozenset[str] = frozenset()
-        if kept is not None:
-            # Compared as models: the order in which a set was written says nothing.
-            stored, origin = (
-                validate(dict(kept[key]), "the store's policy", PolicyDocument) for key in ("document", "inventory")
-            )
-            version = int(kept["version"])
-            if origin == document_of(inventory):
-                chosen = stored
-            else:
-                version += 1
-                self._edited = changed_profiles(stored, document_of(inventory))
-        book = PolicyBook(inventory, version, chosen)
-        self._origin = document_of(inventory)
-        if kept is None or chosen is None:
-            self._keep_policy(book)
-        return book
-
-    def _keep_policy(self, book: PolicyBook) -> None:
-        content = {
-            "version": book.version,
-            "inventory": self._origin.model_dump(mode="json"),
-            "document": book.document.model_dump(mode="json"),
-        }
-        self.journal.keep(records.POLICY, "current", content)
-
-    def _make_table(self, token: Callable[[int], bytes], saved: Saved) -> AssociationTable:
-        meta = saved.get(records.META, {})
-        if "spi-key" in meta:
-            key = bytes.fromhex(meta["spi-key"][records.SECRET_FIELD])
-        else:
-            key = token(SPI_KEY_SIZE)
-            self.journal.keep(records.META, "spi-key", {records.SECRET_FIELD: key.hex()})
-        start = int(meta.get("spi", {}).get("reserved", 0))
-        spis = SpiSpace(key, start, lambda limit: self.journal.keep(records.META, "spi", {"reserved": limit}))
-        policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
-        recorder = JournalRecorder(self.journal, self._utc_offset)
-        return AssociationTable(self.membership, policy, token, spis, recorder)
-
-    def _restore(self, inventory: Inventory, saved: Saved, now: float) -> None:
+    def _restore(
+        self, inventory: Inventory, saved: Saved, edited: frozenset[str], now: float, utc_offset: float
+    ) -> None:
         for name, content in saved.get(records.NODE, {}).items():
             if name in self.nodes:
                 node = self.nodes[name]
                 node.instance, node.signing_key = str(content["instance"]), content["signing_key"]
                 node.known, node.revoked = bool(content["known"]), bool(content["revoked"])
-        for vni in inventory.vnis:
-            self._scopes[vni.vni].replace(vni_entries(vni, self.membership, self._revoked()))
-        self._restore_mappings(inventory, saved)
-        paths = {
-            (sender, other): tuple(devices)
-            for sender, other, devices in saved.get(records.META, {}).get("paths", {}).get("pairs", [])
-        }
-        self._paths = paths
+        self._pusher.fill(inventory, [node.name for node in self.nodes.values() if node.revoked])
+        self._tenants.restore(inventory, saved)
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
-        held = []
-        for spi, content in saved.get(records.ASSOCIATION, {}).items():
-            fields = {key: value for key, value in content.items() if key not in ("stage", "created")}
-            association = validate(fields, "the store's association", Association)
-            if self._still_fits(association):
-                # By UTC: the clock starts anew with each process, and what is due for replacement stays due.
-                created = float(content.get("created", now + self._utc_offset)) - self._utc_offset
-                held.append((str(content["stage"]), association, created))
-            else:
-                self.journal.drop(records.ASSOCIATION, spi)
-        demands = [DemandKey(*content["demand"]) for content in saved.get(records.DEMAND, {}).values()]
-        self.associations.restore(demands, held, known, paths, now)
-        self.life = int(saved.get(records.META, {}).get("life", {}).get("number", 0)) + 1
+
+        def fits(association: Association) -> bool:
+            """Whether it can go on under an inventory that may have been edited since."""
+            ends = {association.sender, *association.members}
+            if not ends <= self.nodes.keys() or association.profile in edited:
+                return False
+            return association.sender_address == self.membership.address(association.sender)
+
+        held = memory.saved_associations(saved, fits, now, utc_offset, self.journal)
+        self.associations.restore(memory.saved_demands(saved), list(held), known, self._paths, now)
+        self.life = memory.next_life(self.journal, saved)
         """Counts the lives of this NVA's store."""
-        self.journal.keep(records.META, "life", {"number": self.life})
         self.restored = bool(known)
         """Whether nodes of an earlier life are expected back."""
-
-    def _still_fits(self, association: Association) -> bool:
-        """Whether an association of an earlier life can go on under an inventory that may have been edited since."""
-        if not {association.sender, *association.members} <= self.nodes.keys() or association.profile in self._edited:
-            return False
-        return association.sender_address == self.membership.address(association.sender)
-
-    def _restore_mappings(self, inventory: Inventory, saved: Saved) -> None:
-        for mapping in inventory.mappings:
-            self.directory.set_static(mapping)
-        learned = []
-        for name, content in saved.get(records.MAPPING, {}).items():
-            mapping = validate(dict(content["mapping"]), "the store's mapping", Mapping)
-            if not self.membership.serves(mapping.nve, mapping.vni):
-                self.journal.drop(records.MAPPING, name)
-            elif content["static"]:
-                try:
-                    self.directory.set_static(mapping)
-                except ValueError:  # the inventory has given the IP address away since
-                    self.journal.drop(records.MAPPING, name)
-            else:
-                learned.append(mapping)
-        self.directory.restore(learned)
-        for mapping in self.directory.all():
-            self._publish(mapping.vni, mapping.mac, mapping)
 
     def take_changes(self) -> list[Change]:
         """Return what is to be stored before the last effects are carried out."""
@@ -285,14 +149,12 @@ class Nva:
             self._set_paths(message.paths, now)
         else:
             effects += self._tick(now)
-        return effects + self._flush(now, lazily=isinstance(message, Tick))
+        effects += self._tenants.due(now)
+        return effects + self._pusher.flush(now, lazily=isinstance(message, Tick))
 
     def report(self, now: float, kind: str, node: str, text: str) -> None:
         """Add a line to the audit log."""
         self.events.report(now, kind, node, text)
-
-    def _revoked(self) -> list[str]:
-        return [node.name for node in self.nodes.values() if node.revoked]
 
     def _opened(self, message: Opened, now: float) -> list[Effect]:
         node = self.nodes.get(message.name)
@@ -315,9 +177,8 @@ class Nva:
             # Its associations stay: a node that has only lost the NVA goes on forwarding.
             node.connection = None
             self.book.left(name)
-            self._stale |= self.associations.disconnected(name)
-            self._questions = {key: item for key, item in self._questions.items() if item.nve != name}
-            self._learned(self.directory.disconnected(name), now)
+            self._pusher.concern(self.associations.disconnected(name, now))
+            self._tenants.disconnected(name, now)
         self.report(now, "disconnected" if registered else "refused", name, message.reason)
 
     def _end(self, connection: int, reason: str, now: float) -> Close:
@@ -344,7 +205,7 @@ class Nva:
                 "ping": lambda *_: {},
                 "rekey": self._rekey,
                 "need": self._need,
-                "tenants": self._tenants,
+                "tenants": self._report_tenants,
                 "resync": self._resync,
             }
             method = methods.get(request.method)
@@ -381,13 +242,13 @@ class Nva:
         node.refusal, node.not_before = None, 0.0
         resumed = given.resume[1] if given.resume is not None and given.resume[0] == self.epoch else None
         applied = node.resume(None if fresh else resumed)
-        self._push_over(node)
+        self._pusher.push_over(node)
         if fresh:
             # Neither an old key nor an old sequence number may meet a new replay window: all keys are fresh.
             node.instance, node.signing_key = given.instance, given.signing_key
             self._keep_node(node)
-        self._stale |= {name} | self.associations.register(name, given.signing_key, now, fresh=fresh)
-        self.directory.connected(name, fresh=fresh)
+        self._pusher.concern({name} | self.associations.register(name, given.signing_key, now, fresh=fresh))
+        self._tenants.connected(name, fresh=fresh)
         self.book.joined(name)
         checked = node.has_checked()
         if checked is not None:  # on the connection before: it will not be asked again
@@ -396,7 +257,7 @@ class Nva:
             self._applied(name, applied, now)
         if fresh and self._eager:
             self._demand_all(name, now)
-        self._urgent.add(name)
+        self._pusher.at_once(name)
         self.report(now, "registered", name, f"{self._role(name).value}, {again}")
         return [*effects, accepted]
 
@@ -422,7 +283,7 @@ class Nva:
         concerned = self.associations.renew_spi(spi, now)
         if concerned:
             self.report(now, "rekey", name, f"association {spi:#010x} reached its soft limit")
-        self._stale |= concerned
+        self._pusher.concern(concerned)
         return {}
 
     def _need(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
@@ -439,12 +300,12 @@ class Nva:
         audience = self.nodes.get(demand.audience)
         if key is None or (not demand.multicast and (audience is None or audience.revoked)):
             return False
-        self._stale |= self.associations.demand(key, now)
+        self._pusher.concern(self.associations.demand(key, now))
         return True
 
     def _demand_all(self, name: str, now: float) -> None:
         """Demand, in both directions, all keys that a node may have: where keys are not made on demand."""
-        policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
+        policy = self._compiled_policy()
         for vni in self.membership.vnis_of(name):
             rules = [rule for rule in policy.rules_for(vni) if rule.profile is not None]
             others = [other for other in self.membership.members(vni) if other != name]
@@ -461,27 +322,19 @@ class Nva:
                         )
                         self._demand(sender, wish, now)
 
-    def _tenants(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
+    def _report_tenants(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
         if self._role(name) is not Role.NVE:
             raise _RefusedError("only an NVE has tenants")
         number, reported = requests.tenants(request.params)
-        learned = {vni.vni for vni in self.book.inventory.vnis if vni.learned}
-        accepted: list[Tenant] = []
-        for tenant in reported:
-            if tenant.vni in learned and self.membership.serves(name, tenant.vni) and _is_station(tenant.mac):
-                accepted.append(tenant)
-            else:
-                what = f"a tenant {tenant.mac} in VNI {tenant.vni}"
-                self.report(now, "refused", name, f"reported {what}, which it does not serve or nobody learns")
-        self._learned(self.directory.report(name, number, accepted), now)
+        self._tenants.reported(name, number, reported, now)
         return {}
 
     def _resync(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
         del request, now
         node = self.nodes[name]
         node.positions = node.push = None
-        self._push_over(node)
-        self._urgent.add(name)
+        self._pusher.push_over(node)
+        self._pusher.at_once(name)
         return {}
 
     # What nodes answer ----------------------------------------------------------------------------------
@@ -492,11 +345,7 @@ class Nva:
         node = self.nodes[name]
         if node.connection != connection:
             return []
-        question = self._questions.get(answer.id) if isinstance(answer.id, int) else None
-        if question is not None and question.nve == name:
-            del self._questions[question.request]
-            present = isinstance(answer, jsonrpc.Response) and answer.result.get("present") is True
-            self._learned(self.directory.confirmed(name, question.vni, question.mac, present), now)
+        if self._tenants.answered(name, answer, now):
             return []
         push = node.push
         if push is None or answer.id != push.request:
@@ -505,12 +354,9 @@ class Nva:
             self._push_refused(node, answer, now)
             return []
         node.applied()
-        self._push_over(node)
+        self._pusher.push_over(node)
         self._applied(name, push, now)
-        if node.private.version != push.positions.get(node.private.name):
-            self._urgent.add(name)
-        elif node.lacks(self._scopes_of(name)):
-            self._lazy.add(name)
+        self._pusher.applied(node, push.positions)
         return []
 
     def _applied(self, name: str, push: PushInFlight, now: float) -> None:
@@ -518,15 +364,15 @@ class Nva:
         if push.candidate is not None:
             self.book.checked(name, push.candidate)
             self._step_policy(now)
-        self._stale |= self.associations.acknowledged(name, push.inbound, push.outbound, now)
+        self._pusher.concern(self.associations.acknowledged(name, push.inbound, push.outbound, now))
 
     def _push_refused(self, node: NodeRecord, answer: jsonrpc.ErrorResponse, now: float) -> None:
         push, node.push = node.push, None
         assert push is not None
-        self._push_over(node)
+        self._pusher.push_over(node)
         if answer.code == GAP:
             node.positions = None
-            self._urgent.add(node.name)
+            self._pusher.at_once(node.name)
             return
         node.refusal = answer.message
         self.report(now, "refused-state", node.name, f"sequence {push.sequence}, error {answer.code}")
@@ -534,82 +380,26 @@ class Nva:
             rejected = self.book.refused(node.name, push.candidate, answer.message)
             if rejected is not None:
                 self._policy_rejected(rejected, now)
-            self._urgent.add(node.name)  # without the candidate it may well be acceptable
+            self._pusher.at_once(node.name)  # without the candidate it may well be acceptable
             return
         # Tried again after a pause, in case the reason goes away, and at once with the next change.
         node.not_before = now + REFUSED_PAUSE
-        self._lazy.add(node.name)
+        self._pusher.soon(node.name)
 
     # What changes ---------------------------------------------------------------------------------------
 
     def _set_paths(self, paths: Paths, now: float) -> None:
         self._paths = dict(paths)
-        pairs = [[*pair, list(devices)] for pair, devices in sorted(paths.items()) if devices]
-        self.journal.keep(records.META, "paths", {"pairs": pairs})
-        self._entries = None
-        self._stale |= self.associations.set_paths(self._paths, now)
-        self._stale |= {name for name, node in self.nodes.items() if node.connection is not None}
-
-    def _learned(self, outcomes: Iterable[Outcome], now: float) -> None:
-        """Act on what the directory decided."""
-        for outcome in outcomes:
-            if isinstance(outcome, Changed):
-                self._publish(outcome.vni, outcome.mac, outcome.mapping)
-                self._keep_mapping(outcome.vni, outcome.mac)
-                self._report_tenant(outcome, now)
-            elif isinstance(outcome, Conflict):
-                self.report(now, "conflict", outcome.nve, outcome.text)
-            else:
-                self._ask(outcome, now)
-
-    def _report_tenant(self, change: Changed, now: float) -> None:
-        where, place = f"{change.mac} in VNI {change.vni}", (change.vni, change.mac)
-        if change.mapping is None:
-            self._left[place] = (change.came_from or "", now)
-            self.report(now, "tenant-left", change.came_from or "", where)
-            return
-        # One that has just left and turns up elsewhere has moved: the news of both come one after the other.
-        nve, left_at = self._left.pop(place, ("", -math.inf))
-        came_from = change.came_from or (nve if nve != change.mapping.nve and now - left_at < MOVE_TIME else "")
-        ips = ", ".join(change.mapping.ips) or "no IP address"
-        if came_from:
-            self.report(now, "tenant-moved", change.mapping.nve, f"{where}, {ips}, from {came_from}")
-        else:
-            self.report(now, "tenant", change.mapping.nve, f"{where}, {ips}")
-
-    def _keep_mapping(self, vni: int, mac: str) -> None:
-        mapping, name = self.directory.get(vni, mac), f"{vni} {mac}"
-        if mapping is None:
-            self.journal.drop(records.MAPPING, name)
-        elif not self.directory.is_static(vni, mac):
-            self.journal.keep(records.MAPPING, name, {"static": False, "mapping": mapping.model_dump(mode="json")})
-
-    def _publish(self, vni: int, mac: str, mapping: Mapping | None) -> None:
-        """Put a mapping into its VNI's scope, or take it out; the nodes that serve the VNI hear of it soon."""
-        scope, key = self._scopes[vni], f"{document.MAPPING}/{mac}"
-        shown = None if mapping is None or self.nodes[mapping.nve].revoked else mapping
-        if scope.remove(key) if shown is None else scope.set(key, shown):
-            self._lazy.update(self.membership.members(vni))
-
-    def _ask(self, ask: Ask, now: float) -> None:
-        if any((item.nve, item.vni, item.mac) == (ask.nve, ask.vni, ask.mac) for item in self._questions.values()):
-            return
-        request = self._request_number()
-        # Its time has come already: the next look at what is due sends it.
-        self._questions[request] = _Question(request, ask.nve, ask.vni, ask.mac, now - ASK_REPEAT)
-
-    def _request_number(self) -> int:
-        self._next_request += 1
-        return self._next_request - 1
+        memory.keep_paths(self.journal, paths)
+        self._pusher.concern(self.associations.set_paths(self._paths, now))
+        self._pusher.concern_all()
 
     def _step_policy(self, now: float) -> None:
         result = self.book.step(now)
         if isinstance(result, Adopted):
-            policy = Policy(self.book.inventory.rules(), self.book.inventory.profiles)
-            self._stale |= self.associations.set_policy(policy, result.changed, now)
-            self._stale |= {name for name, node in self.nodes.items() if node.connection is not None}
-            self._entries = None
-            self._keep_policy(self.book)
+            self._pusher.concern(self.associations.set_policy(self._compiled_policy(), result.changed, now))
+            self._pusher.concern_all()
+            memory.keep_policy(self.journal, self.book, self._inventory)
             for name in [name for name, node in self.nodes.items() if self._eager and node.known]:
                 self._demand_all(name, now)
             self.report(now, "policy", "", f"version {result.version} is in force")
@@ -618,90 +408,23 @@ class Nva:
 
     def _policy_rejected(self, rejected: Rejected, now: float) -> None:
         self.report(now, "policy-refused", "", f"version {rejected.version}: {rejected.reason}")
-        self._entries = None
-        self._stale |= {name for name, node in self.nodes.items() if node.connection is not None}
+        self._pusher.concern_all()
 
     # Time -----------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> list[Effect]:
         self.events.settle(now)
-        if self._left:
-            self._left = {place: left for place, left in self._left.items() if now - left[1] < MOVE_TIME}
+        self._tenants.tick(now)
         self._step_policy(now)
-        self._stale |= self.associations.tick(now)
-        effects: list[Effect] = []
-        for node in self.nodes.values():
-            push = node.push
-            if push is None or node.connection is None:
-                continue
-            if now - push.since > PUSH_LIMIT:
-                effects.append(self._end(node.connection, "did not answer a push", now))
-            elif now - push.sent >= REPEAT * 2**push.repeats:
-                # Less and less often: a node that is behind has the more to read for each copy.
-                push.sent = now
-                push.repeats += 1
-                effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
-        return effects
-
-    def _questions_due(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        for question in self._questions.values():
-            connection = self.nodes[question.nve].connection
-            if connection is not None and now - question.sent >= ASK_REPEAT:
-                question.sent = now
-                params = {"vni": question.vni, "mac": question.mac}
-                effects.append(Send(connection, jsonrpc.Request(question.request, "confirm", params)))
-        return effects
-
-    # Pushes ---------------------------------------------------------------------------------------------
-
-    def _scopes_of(self, name: str) -> list[Scope]:
-        return [self.nodes[name].private, *(self._scopes[vni] for vni in self.membership.vnis_of(name))]
-
-    def _flush(self, now: float, *, lazily: bool) -> list[Effect]:
-        """Push to nodes whose own part has changed; with ``lazily`` also what they share with others.
-
-        What is shared waits for the next tick, so that a hundred changes make one push to each and not a hundred.
-        """
-        if self._stale and self._entries is None:
-            self._entries = NodeEntries(self.book, self.membership, self.associations, self._paths)
-        for name in self._stale:
-            node = self.nodes[name]
-            if node.push is not None:
-                node.outdated = True  # it can be told nothing now, and there may be more by then
-            elif node.connection is not None and self._entries is not None and node.private.replace(
-                self._entries.of(name)
-            ):
-                self._urgent.add(name)
-        self._stale.clear()
-        effects = self._questions_due(now) if self._questions else []
-        chosen = self._urgent | self._lazy if lazily else self._urgent
-        for name in sorted(chosen):
-            node = self.nodes[name]
-            if node.connection is None or node.push is not None:
-                self._forget_turn(name)  # the answer, or the next registration, brings its turn
-            elif now >= node.not_before or name in self._urgent:
-                self._forget_turn(name)
-                push = node.next_push(self._scopes_of(name), self.epoch, self._request_number(), now)
-                if push is not None:
-                    effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
-        return effects
-
-    def _push_over(self, node: NodeRecord) -> None:
-        """Note that no push is on its way to a node any more: what has changed meanwhile is made anew."""
-        if node.outdated:
-            node.outdated = False
-            self._stale.add(node.name)
-
-    def _forget_turn(self, name: str) -> None:
-        self._urgent.discard(name)
-        self._lazy.discard(name)
+        self._pusher.concern(self.associations.tick(now))
+        effects, overdue = self._pusher.repeat(now)
+        return effects + [self._end(connection, "did not answer a push", now) for connection in overdue]
 
     # What operators ask: see operate.py ------------------------------------------------------------------
 
     def flush(self, now: float) -> list[Effect]:
         """Return the pushes that follow from what was changed by the methods below."""
-        return self._flush(now, lazily=True)
+        return self._tenants.due(now) + self._pusher.flush(now, lazily=True)
 
     def rekey(self, spi: int | None, node: str | None, now: float) -> int:
         """Replace one association, those of a node, or all; returns how many are being replaced."""
@@ -710,7 +433,7 @@ class Nva:
             count = int(bool(concerned))
         else:
             count, concerned = self.associations.renew_all(now, node)
-        self._stale |= concerned
+        self._pusher.concern(concerned)
         self.report(now, "rekey", node or "", f"{count} associations, asked for by an operator")
         return count
 
@@ -721,11 +444,11 @@ class Nva:
             return []
         node.revoked, node.known, node.instance, node.signing_key = True, False, "", None
         node.positions = node.push = None
-        self._push_over(node)
+        self._pusher.push_over(node)
         self._keep_node(node)
-        self._stale |= self.associations.revoke(name, now)
-        self._show_nve(node, shown=False)
-        self._learned(self.directory.forget(name), now)
+        self._pusher.concern(self.associations.revoke(name, now))
+        self._pusher.show_nve(name, shown=False)
+        self._tenants.forget(name, now)
         self.report(now, "revoked", name, "its associations end everywhere")
         return [
             self._end(number, "revoked", now) for number, owner in list(self._connections.items()) if owner == name
@@ -737,70 +460,30 @@ class Nva:
         if node.revoked:
             node.revoked = False
             self._keep_node(node)
-            self._show_nve(node, shown=True)
+            self._pusher.show_nve(name, shown=True)
+            self._tenants.show(name)
             self.report(now, "restored", name, "it may register again")
-
-    def _show_nve(self, node: NodeRecord, *, shown: bool) -> None:
-        """Show an NVE and its mappings to the others of its VNIs, or hide them."""
-        for vni in self.membership.vnis_of(node.name):
-            scope, key = self._scopes[vni], f"{document.NVE}/{node.name}"
-            entry = NveEntry(address=self.membership.address(node.name))
-            if scope.set(key, entry) if shown else scope.remove(key):
-                self._lazy.update(self.membership.members(vni))
-        for mapping in self.directory.all():
-            if mapping.nve == node.name:
-                self._publish(mapping.vni, mapping.mac, mapping if shown else None)
 
     def propose_policy(self, proposal: ParameterMapping[str, Any], now: float) -> int:
         """Have a policy checked by every connected node; returns its version. ConfigError when it is not sound."""
         connected = [name for name, node in self.nodes.items() if node.connection is not None]
         candidate = self.book.propose(proposal, connected, now)
-        self._entries = None
-        self._stale |= set(connected)
+        self._pusher.concern_all()
         self.report(now, "policy", "", f"version {candidate.version} is being checked by {len(connected)} nodes")
         self._step_policy(now)
         return candidate.version
 
     def set_mapping(self, mapping: Mapping, now: float) -> None:
         """Set a static mapping; ValueError when it takes an IP address of another static one."""
-        self._learned(self.directory.set_static(mapping), now)
-        content = {"static": True, "mapping": mapping.model_dump(mode="json")}
-        self.journal.keep(records.MAPPING, f"{mapping.vni} {mapping.mac}", content)
+        self._tenants.set_static(mapping, now)
 
     def remove_mapping(self, vni: int, mac: str, now: float) -> None:
         """Remove a mapping; what an NVE still reports takes its place."""
-        self._learned(self.directory.remove(vni, mac), now)
+        self._tenants.remove(vni, mac, now)
 
     def in_step(self, node: NodeRecord) -> bool:
         """Whether a node has acknowledged all that it is to know."""
-        if node.connection is None or node.refusal is not None or node.name in self._stale:
-            return False
-        return not node.lacks(self._scopes_of(node.name))
-
-
-class JournalRecorder:
-    """Writes associations and demands into the journal. ``utc_offset`` is what turns the table's clock into UTC."""
-
-    def __init__(self, journal: Journal, utc_offset: float) -> None:
-        self._journal, self._utc_offset = journal, utc_offset
-
-    def association(self, stage: str, association: Association, created: float) -> None:
-        """Note an association, its stage, and when it was made."""
-        content = association.model_dump(mode="json", context={"reveal_secrets": True})
-        content |= {"stage": stage, "created": created + self._utc_offset}
-        self._journal.keep(records.ASSOCIATION, str(association.spi), content)
-
-    def association_gone(self, spi: int) -> None:
-        """Note that an association has ended."""
-        self._journal.drop(records.ASSOCIATION, str(spi))
-
-    def demand(self, key: DemandKey) -> None:
-        """Note a demand."""
-        self._journal.keep(records.DEMAND, _demand_name(key), {"demand": list(key)})
-
-    def demand_gone(self, key: DemandKey) -> None:
-        """Note that a demand is no more."""
-        self._journal.drop(records.DEMAND, _demand_name(key))
+        return self._pusher.in_step(node)
 
 
 class _RefusedError(ParseError):
@@ -810,12 +493,3 @@ class _RefusedError(ParseError):
 def _error(connection: int, request: jsonrpc.Request, code: int, text: str) -> Send:
     return Send(connection, jsonrpc.ErrorResponse(request.id, code, text))
 
-
-def _demand_name(key: DemandKey) -> str:
-    return "|".join("" if part is None else str(part) for part in key)
-
-
-def _is_station(mac: str) -> bool:
-    """Whether a MAC address can be one station's: not a group's, not all zeros."""
-    data = bytes.fromhex(mac.replace(":", ""))
-    return not data[0] & 1 and any(data)

@@ -72,7 +72,8 @@ class Connection:
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
         self._rate = MessageRate()
-        self._reason = "closed by the node"
+        self._reason: str | None = None
+        """Why the connection ends: what came first, not what followed from it."""
         self.named = self.evicted = False
 
     def put(self, item: object) -> None:
@@ -84,7 +85,7 @@ class Connection:
 
     def cut(self, reason: str) -> None:
         """End the connection now."""
-        self._reason = reason
+        self._reason = self._reason or reason
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -95,7 +96,7 @@ class Connection:
 
     def end(self, reason: str) -> None:
         """End the connection when what waits has been sent."""
-        self._reason = reason
+        self._reason = self._reason or reason
         self.put(_END)
 
     def read(self) -> None:
@@ -109,10 +110,10 @@ class Connection:
                 if self.named:
                     deadline = time.monotonic() + IDLE_TIMEOUT
         except ParseError as error:
-            self._reason = str(error)
+            self._reason = self._reason or str(error)
             self._finish_alert()
         except OSError as error:
-            self._reason = error.strerror or type(error).__name__
+            self._reason = self._reason or error.strerror or type(error).__name__
         finally:
             self._leave()
 
@@ -122,7 +123,7 @@ class Connection:
                 return self._socket.recv(_RECEIVE_SIZE)
             except TimeoutError:
                 continue
-        self._reason = "was silent" if self.named else "did not complete the TLS handshake"
+        self._reason = self._reason or ("was silent" if self.named else "did not complete the TLS handshake")
         return b""
 
     def _take(self, data: bytes, decoder: jsonrpc.FrameDecoder) -> None:
@@ -150,10 +151,11 @@ class Connection:
         self.put(_FLUSH)
 
     def _leave(self) -> None:
+        reason = self._reason or "closed by the node"
         if self.named:
-            self._shell.node(Closed(self.number, self._reason))
+            self._shell.node(Closed(self.number, reason))
         else:
-            self._shell.refused(self.address, self._reason)
+            self._shell.refused(self.address, reason)
         self.put(_END)
 
     def write(self) -> None:
@@ -178,7 +180,7 @@ class Connection:
         except (OSError, ParseError):
             self.cut("the connection failed")
         else:
-            self.cut(self._reason)
+            self.cut(self._reason or "closed by the node")
 
 
 class NodeServer:

@@ -78,11 +78,12 @@ class Shell:
         """Handle messages of a node's connection, in order; what they change is stored together."""
         effects: list[nva.Effect] = []
         with self.lock:
+            now = time.monotonic()
             try:
-                with self._turn() as now:
-                    for message in messages:
-                        effects += self._core.nva.handle(message, now)
+                for message in messages:
+                    effects += self._core.nva.handle(message, now)
             finally:
+                self._commit()
                 self._dispatch(effects)
 
     def operate(self, operation: Operation) -> dict[str, Any]:

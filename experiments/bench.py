@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,17 @@ def with_profile(scenario: Scenario, profile: str) -> Scenario:
 
 
 @contextmanager
-def started(context: Context, scenario: Scenario, label: str) -> Iterator[Testbed]:
-    """Start a testbed, note its facts and warnings, and stop it whatever happens."""
+def started(
+    context: Context, scenario: Scenario, label: str, prepare: Callable[[Testbed], None] | None = None
+) -> Iterator[Testbed]:
+    """Start a testbed, note its facts and warnings, and stop it whatever happens.
+
+    ``prepare`` gets the testbed when the network stands and no program of it runs yet.
+    """
     context.progress.step(f"start the network ({label})", START_SECONDS)
     testbed = Testbed(scenario, context.raw(label, "testbed"), framework=context.framework)
     try:
-        testbed.start()
+        testbed.start(None if prepare is None else lambda: prepare(testbed))
         facts = {**context.run.record.get("testbeds", {}), f"{context.name} {label}": testbed.facts}
         context.run.update(testbeds=facts)
         for text in testbed.warnings:
@@ -138,11 +143,15 @@ def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 class Hosts:
-    """Senders and receivers of marked messages in tenants' hosts, one of each a host at most."""
+    """Senders and receivers of marked messages in tenants' hosts, one of each a host at most.
 
-    def __init__(self, testbed: Testbed, folder: Path) -> None:
+    With ``marks_only`` their logs have each message's mark in place of its whole payload.
+    """
+
+    def __init__(self, testbed: Testbed, folder: Path, marks_only: bool = False) -> None:
         self._testbed = testbed
         self._folder = folder
+        self._options = ["--marks-only"] if marks_only else []
         self._programs: dict[tuple[str, str], Program] = {}
 
     def sender(self, host: str) -> Program:
@@ -158,7 +167,8 @@ class Hosts:
     def _program(self, role: str, host: str, log: Path, *options: str) -> Program:
         if (role, host) not in self._programs:
             address = address_of(self._testbed.scenario, host)
-            argv = python_module("experiments.traffic", role, "--address", address, "--log", str(log), *options)
+            always = ["--address", address, "--log", str(log), *self._options]
+            argv = python_module("experiments.traffic", role, *always, *options)
             program = Program(self._testbed.node(host), argv, self._folder / f"{role}-{host}.stderr")
             self._programs[role, host] = program
             program.answer()

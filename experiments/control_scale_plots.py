@@ -64,9 +64,15 @@ def _growth(result: ScaleResult) -> Any:
             axes.plot(*zip(*points, strict=True), color=look.colour, marker=look.marker, linestyle=look.line,
                       markersize=3.5, label=text)  # fmt: skip
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        if name == "nva_peak_mib":
+            axes.set_ylim(0)
+        else:
+            axes.set_yscale("log")
         axes.set_ylabel(label)
         axes.legend(fontsize=5.5, handlelength=3, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    sizes = sorted({row["nodes"] for row in result.phases})
+    panels[-1].set_xticks(sizes, [str(size) for size in sizes])
+    panels[-1].xaxis.minorticks_off()
     panels[-1].set_xlabel("NVEs")
     return drawing
 

@@ -23,6 +23,17 @@ class Profile:
     attack_trials: int
     packets_per_trial: int
     telemetry_packets: int
+    rekey_seconds: float
+    """How long a flow is watched under each rate of rekeying."""
+    rekey_tcp_seconds: int
+    rekey_rates: tuple[int, ...] = (0, 1, 2, 5, 10)
+    """How often a second all associations are replaced."""
+    rekey_tcp_rates: tuple[int, ...] = (0, 1, 2, 5, 10)
+    """At which of them TCP goodput is measured too; the ratio needs 0."""
+    growth_sizes: tuple[int, ...] = (10, 30, 100)
+    """Numbers of simulated NVEs with which the growth of the control plane is measured."""
+    growth_changes: int = 5
+    """Mapping changes that are timed with each number."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields for run.json."""
@@ -43,15 +54,18 @@ PROFILES = {
     for profile in (
         Profile(
             "quick", repeats=6, tcp_seconds=2, udp_seconds=1, udp_rate=2000, pings=100, ping_interval=0.004,
-            frames_per_size=5, attack_trials=6, packets_per_trial=10, telemetry_packets=200,
+            frames_per_size=5, attack_trials=6, packets_per_trial=10, telemetry_packets=200, rekey_seconds=1.0,
+            rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10),
         ),
         Profile(
             "paper", repeats=20, tcp_seconds=5, udp_seconds=5, udp_rate=2000, pings=500, ping_interval=0.004,
-            frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000,
+            frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000, rekey_seconds=5.0,
+            rekey_tcp_seconds=3, growth_sizes=(10, 100, 1000), growth_changes=20,
         ),
         Profile(
             "smoke", repeats=1, tcp_seconds=1, udp_seconds=1, udp_rate=1000, pings=20, ping_interval=0.004,
-            frames_per_size=2, attack_trials=3, packets_per_trial=3, telemetry_packets=20,
+            frames_per_size=2, attack_trials=3, packets_per_trial=3, telemetry_packets=20, rekey_seconds=1.0,
+            rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), growth_sizes=(5, 10), growth_changes=2,
         ),
     )
 }  # fmt: skip

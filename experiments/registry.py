@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from experiments import (
     attacks_analysis,
     attacks_plots,
+    control_analysis,
+    control_plots,
     overhead_analysis,
     overhead_plots,
     telemetry_analysis,
@@ -58,6 +60,12 @@ def _run_telemetry(context: Context) -> None:
 
 def _run_mechanism(context: Context) -> None:
     from experiments.mechanism.live import run
+
+    run(context)
+
+
+def _run_control(context: Context) -> None:
+    from experiments.control import run
 
     run(context)
 
@@ -141,6 +149,36 @@ def _mechanism_section(root: Path) -> Section:
     )  # fmt: skip
 
 
+def _control_section(root: Path) -> Section:
+    result = control_analysis.analyse(root)
+    control_analysis.write_tables(result, _folder(root, "csv"))
+    plots = control_plots.draw(result, _folder(root, "plots"))
+    return Section(
+        "control", "Control plane", "How long convergence, failures, moves, revocation and rekeying take, and what "
+        "tenants lose by them, judged from tenants' own logs. Each repeat is a network of its own with all events in "
+        "shuffled order. Medians with order-statistics confidence intervals; one event is one sample.",
+        control_analysis.summary(result),
+        (
+            Table("control-outages.csv", "Outages", "Of several flows the worst; sent and lost: messages in the "
+                  "windows of all events; count: events with a figure; missing: flows not back. Event nothing "
+                  "is the control, and so is whoever has no part in a revocation: they must lose nothing."),
+            Table("control-isolation.csv", "Time to isolation", "From the operator's request; rounded up by the "
+                  "resolution."),
+            Table("control-rekey.csv", "Rekeying under load", "rate: replacements of all associations a second asked "
+                  "for; done: those made of the flow's association; rekeys: associations replaced in all; lost high: "
+                  "upper end of the Wilson interval of the loss; cpu: percent of one processor."),
+            Table("control-convergence.csv", "Convergence", "Seconds from the launch of the programs, or from the "
+                  "event that the step names."),
+            Table("control-scale.csv", "Simulated nodes", "What the NVA's program needs for so many simulated NVEs "
+                  "on real TLS connections, phase by phase; no packets are forwarded. static: all tenants in the "
+                  "inventory; learned: reported by the NVEs."),
+            Table("control-scale-growth.csv", "Growth with the number of nodes", "exponent: slope of the logarithms "
+                  "over the sizes measured; 1 is linear, 2 is with the square."),
+        ),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
 def _folder(root: Path, name: str) -> Path:
     path = root / name
     path.mkdir(exist_ok=True)
@@ -165,6 +203,11 @@ def _mechanism_seconds(_: Profile) -> float:
     return scenarios * START_SECONDS + 2 * len(PROBES) * mechanism_analysis.PROBE_SECONDS
 
 
+def _control_seconds(profile: Profile) -> float:
+    repeats = profile.repeats * (control_analysis.START_SECONDS + control_analysis.repeat_seconds(profile))
+    return repeats + control_analysis.growth_seconds(profile.growth_sizes)
+
+
 def _telemetry_seconds(profile: Profile) -> float:
     return START_SECONDS + 2 + 0.005 * profile.telemetry_packets
 
@@ -187,6 +230,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "mechanism", "mechanism-confidentiality", "SEC-GEN-1 to 17, each with a crippled twin",
             _mechanism_seconds, _run_mechanism, _mechanism_section,
+        ),
+        Experiment(
+            "control", "control-plane", "convergence, failures, moves, revocation and rekeying under load",
+            _control_seconds, _run_control, _control_section,
         ),
     )
 }  # fmt: skip

@@ -64,18 +64,28 @@ def parse_message(payload: bytes) -> Message | None:
 
 
 class _Log:
-    def __init__(self, path: Path) -> None:
+    """With ``marks_only`` a line has label, trial and index of a message and not its payload (None: no message)."""
+
+    def __init__(self, path: Path, marks_only: bool = False) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._marks_only = marks_only
 
     def write(self, payload: bytes, **fields: Any) -> None:
-        self._file.write(json.dumps({"time_ns": time.time_ns(), **fields, "payload": payload.hex()}) + "\n")
+        now = time.time_ns()
+        content: dict[str, Any] = {"payload": payload.hex()}
+        if self._marks_only:
+            message = parse_message(payload)
+            content = {"label": None} if message is None else {
+                "label": message.label, "trial": message.trial, "index": message.index,
+            }  # fmt: skip
+        self._file.write(json.dumps({"time_ns": now, **fields, **content}) + "\n")
 
 
 class Sender:
     """Sends marked datagrams on command; a stream runs beside the commands until it is stopped."""
 
-    def __init__(self, log: Path, address: str) -> None:
-        self._log = _Log(log)
+    def __init__(self, log: Path, address: str, marks_only: bool = False) -> None:
+        self._log = _Log(log, marks_only)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.bind((address, 0))
@@ -103,7 +113,7 @@ class Sender:
             return self._burst(order)
         if kind == "stream":
             self._stream, self._next = order, time.monotonic()
-            return {"ok": True}
+            return {"ok": True, "first": self._stream_index}
         if kind == "stop":
             self._stream = None
             return {"ok": True, "streamed": self._stream_index}
@@ -150,7 +160,7 @@ class Sender:
         if stream is None or time.monotonic() < self._next:
             return
         self._next = max(self._next + stream["interval"], time.monotonic())
-        payload = build_message(stream["label"], 0, self._stream_index, stream["size"])
+        payload = build_message(stream["label"], stream.get("trial", 0), self._stream_index, stream["size"])
         self._stream_index += 1
         self.send(stream["destination"], payload)
 
@@ -178,13 +188,15 @@ def run_sender(sender: Sender, commands: TextIO, answers: TextIO) -> None:
             print(json.dumps(sender.command(json.loads(line))), file=answers, flush=True)
 
 
-def run_receiver(address: str, log: Path, answers: TextIO, everything: bool = False) -> None:
+def run_receiver(
+    address: str, log: Path, answers: TextIO, everything: bool = False, marks_only: bool = False
+) -> None:
     """Log every datagram that comes to the tenants' port, until the process is ended; with broadcasts if asked for."""
     receiver = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
     # A host's own broadcasts come to no socket that is bound to its address.
     receiver.bind(("" if everything else address, PORT))
-    output = _Log(log)
+    output = _Log(log, marks_only)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     while True:
         payload, peer = receiver.recvfrom(1 << 16)
@@ -197,12 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("role", choices=("send", "receive"))
     parser.add_argument("--address", required=True, help="the host's own address to use")
     parser.add_argument("--everything", action="store_true", help="receive broadcasts too")
+    parser.add_argument("--marks-only", action="store_true", help="log marks instead of whole payloads")
     parser.add_argument("--log", type=Path, required=True, help="JSON-lines file to append to")
     options = parser.parse_args(arguments)
     if options.role == "send":
-        run_sender(Sender(options.log, options.address), sys.stdin, sys.stdout)
+        run_sender(Sender(options.log, options.address, options.marks_only), sys.stdin, sys.stdout)
     else:
-        run_receiver(options.address, options.log, sys.stdout, options.everything)
+        run_receiver(options.address, options.log, sys.stdout, options.everything, options.marks_only)
     return 0
 
 

@@ -123,19 +123,19 @@ class Testbed:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
+    def start(self, prepare: Callable[[], None] | None = None) -> None:
         """Build the network and start every program; returns when all of it is ready.
 
-        TestbedError or ConfigError, with the tail of the log of what failed, otherwise; then all that
-        had been started is stopped again.
+        ``prepare`` is called when the network stands and no program runs in it yet. TestbedError or ConfigError, with
+        the tail of the log of what failed, otherwise; then all that had been started is stopped again.
         """
         try:
-            self._start()
+            self._start(prepare)
         except BaseException:
             self.stop()
             raise
 
-    def _start(self) -> None:
+    def _start(self, prepare: Callable[[], None] | None) -> None:
         begin = time.monotonic()
         self._warn_of_scenario()
         (self.layout.run_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,9 @@ class Testbed:
             pki.check()
         del self._daemons["pki"]
         self.facts["network_seconds"] = round(time.monotonic() - begin, 3)
+        if prepare is not None:
+            prepare()
+        self.facts["launched_ns"] = time.time_ns()
         self._start_programs()
         self._wait_until_ready()
         self.facts["start_seconds"] = round(time.monotonic() - begin, 3)
@@ -304,6 +307,7 @@ class Testbed:
     def _wait_until_ready(self) -> None:
         daemons = list(self._daemons.values())
         wait_for("the controller to answer", lambda: self._view("topology"), daemons, _START_SECONDS)
+        self._mark("controller answers")
         # Only now: a switch that finds nobody at the other end waits a second and more before it tries again.
         self._ovs.set_controller(self.plan.nodes(Kind.SWITCH), f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
         wait_for(
@@ -312,13 +316,20 @@ class Testbed:
             daemons,
             _START_SECONDS,
         )
+        self._mark("links discovered")
         for name in (*self.plan.nodes(Kind.TRANSIT), *self.plan.nodes(Kind.NVE)):
             wait_for(f"{name} to be ready", lambda: self._ready(name), daemons, _START_SECONDS)  # noqa: B023
+        self._mark("nodes ready")
         learned = [tenant for tenant in self.scenario.tenants.values() if tenant.mappings == "learned"]
         self._each(self.announce, [host for tenant in learned for host in tenant.hosts])
         for tenant in learned:
             wait_for(f"tenants of VNI {tenant.vni} to be known", lambda: self._known(tenant), daemons)  # noqa: B023
         self._wait_converged()
+        self._mark("converged")
+
+    def _mark(self, what: str) -> None:
+        """Note when a start has got how far, UTC nanoseconds."""
+        self.facts.setdefault("marks_ns", {})[what] = time.time_ns()
 
     def _known(self, tenant: Tenant) -> bool:
         """Whether the NVA knows where all hosts of a tenant are."""
@@ -372,16 +383,22 @@ class Testbed:
         process.kill()
         process.wait()
 
-    def restart_daemon(self, name: str) -> None:
-        """End one program, if it still runs, start it again and wait until it is ready."""
+    def relaunch_daemon(self, name: str) -> None:
+        """End one program, if it still runs, and start it again, without waiting until it is ready."""
         stop_all([self._daemons[name]])
         if name == CONTROLLER_NAME:
             self._launch(name, NVA_NAME, controller_argv(self.layout, self._framework))
-            self._wait_until_ready()
         elif name == COLLECTOR_NAME:
             self._launch(name, NVA_NAME, collector_argv(self.plan, self.layout))
         else:
             self._launch(name, name, daemon_argv(self.plan, self.layout, name))
+
+    def restart_daemon(self, name: str) -> None:
+        """End one program, if it still runs, start it again and wait until it is ready."""
+        self.relaunch_daemon(name)
+        if name == CONTROLLER_NAME:
+            self._wait_until_ready()
+        elif name != COLLECTOR_NAME:
             wait_for(f"{name} to be ready", lambda: self._ready(name), [self._daemons[name]], _START_SECONDS)
             self._wait_converged()
 
@@ -402,23 +419,32 @@ class Testbed:
         tenant = self.scenario.tenants[self.plan.tenant_of(host)]
         return self._moved.get(host, tenant.hosts[host].nve)
 
-    def move_host(self, host: str, nve: str) -> None:
+    def reconnect_switches(self) -> None:
+        """Have the switches try the controller now, and not after growing pauses; wait until all links are found."""
+        self._ovs.set_controller(self.plan.nodes(Kind.SWITCH), f"tcp:{MANAGEMENT_NVA}:{OPENFLOW_PORT}")
+        what, daemons = "the underlay's links to be discovered", list(self._daemons.values())
+        wait_for(what, lambda: self._view("topology").get("complete"), daemons, _START_SECONDS)
+
+    def move_host(self, host: str, nve: str) -> int:
         """Move a tenant's host, its addresses and connections included, behind another NVE (live migration).
 
         Its port leaves the one NVE's machine and appears in the bridge of the VNI on the other's; then the host
         announces itself, as a hypervisor does for a machine that has arrived. ConfigError unless both NVEs serve it.
+        Returns when its port was at its new place, before the announcement, UTC nanoseconds.
         """
         tenant_name, here = self.plan.tenant_of(host), self.nve_of(host)
         if not self.scenario.serves(nve, tenant_name):
             raise ConfigError(f"'{nve}' does not serve tenant '{tenant_name}'; set its 'mappings: learned'.")
         if nve == here:
-            return
+            return time.time_ns()
         vni = self.scenario.tenants[tenant_name].vni
         port = self.plan.interface(self.scenario.tenants[tenant_name].hosts[host].nve, host)
         self._handles[here].ip([f"link set {port} netns {self._handles[nve].pid}"])
         self._handles[nve].ip([f"link set {port} master {tenant_bridge(vni)}", f"link set {port} up"])
         self._moved[host] = nve
+        arrived = time.time_ns()
         self.announce(host)
+        return arrived
 
     def announce(self, host: str) -> None:
         """Have a host tell its network which addresses it has."""

@@ -41,11 +41,11 @@ class Records:
     """What a table says must survive."""
 
     def __init__(self) -> None:
-        self.associations: dict[int, tuple[str, Association]] = {}
+        self.associations: dict[int, tuple[str, Association, float]] = {}
         self.demands: list[DemandKey] = []
 
-    def association(self, stage: str, association: Association) -> None:
-        self.associations[association.spi] = (stage, association)
+    def association(self, stage: str, association: Association, created: float) -> None:
+        self.associations[association.spi] = (stage, association, created)
 
     def association_gone(self, spi: int) -> None:
         self.associations.pop(spi, None)

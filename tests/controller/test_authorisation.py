@@ -166,7 +166,7 @@ def check_others_are_unharmed(world: World, nodes: dict[str, Node], liars: set[s
         assert world.nva.in_step(world.nva.nodes[name]), name
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=25), st.sets(st.sampled_from(NODES), min_size=1, max_size=2))
 def test_whatever_a_registered_node_says_nothing_escapes_and_nobody_else_is_harmed(
     steps: list[tuple[str, str, Any]], liars: set[str]

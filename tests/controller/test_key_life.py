@@ -111,7 +111,7 @@ def test_an_audience_that_comes_back_goes_on_where_the_exchange_was():
     made = table(inventory(), settled=True)
     old = sent(made)
     made.renew_spi(old.spi, 5.0)
-    made.disconnected("nve2")
+    made.disconnected("nve2", 5.5)
     assert sent(made) == old, "nobody but the audience can say that it can open it"
     made.register("nve2", SIGNING["nve2"], 20.0, fresh=False)
     made.acknowledge("nve2", now=20.0)
@@ -130,12 +130,15 @@ def test_a_shared_association_is_replaced_when_all_that_open_it_are_ready():
     assert all(old in made.inbound(node) for node in ("nve3", "t1", "t2"))
 
 
-def test_a_device_that_is_gone_is_not_waited_for():
+def test_a_device_that_is_gone_is_waited_for_a_while_only():
     made = table(inventory({"group": BLIND}), settled=True)
     (old,) = [i for i in made.outbound("nve1") if i.role is AssociationRole.GROUP and i.audience == "nve3"]
     made.renew_spi(old.spi, 5.0)
     made.acknowledge("nve3", "t1", now=5.0)
-    assert "nve1" in made.disconnected("t2")
+    made.disconnected("t2", 5.5)
+    made.tick(5.5 + RESTORED_WAIT - 0.1)
+    assert old in made.outbound("nve1"), "it may come back, and can open the old one meanwhile"
+    made.tick(5.5 + RESTORED_WAIT)
     assert old not in made.outbound("nve1")
 
 
@@ -243,7 +246,7 @@ def test_a_signer_that_changes_ends_the_old_key():
 def test_a_member_that_is_only_disconnected_stays_a_member():
     made = multicast(list(NODES))
     old = group_key(made)
-    made.disconnected("nve3")
+    made.disconnected("nve3", 5.0)
     made.tick(60.0)
     assert group_key(made) == old
     made.renew_spi(old.spi, 61.0)
@@ -333,17 +336,21 @@ def reborn(made: Table, tokens: Tokens, now: float) -> Table:
     return again
 
 
+def stages(made: Table) -> dict[int, tuple[str, Association, float]]:
+    held = [(stage, item) for line in made.all() for stage, item in line.all()]
+    return {item.association.spi: (stage, item.association, item.created) for stage, item in held}
+
+
 def test_a_restart_keeps_every_association_in_its_stage():
     tokens = Tokens()
     made = table(inventory({"group": BLIND}, multicast=[GROUP]), settled=True, tokens=tokens)
     made.renew_all(5.0, "nve1")
     made.acknowledge("nve2", now=5.0)
-    before = {held.association.spi: (stage, held.association) for line in made.all() for stage, held in line.all()}
-    assert {stage for stage, _ in before.values()} == {"offered", "current", "retiring"}
+    before = stages(made)
+    assert {stage for stage, *_ in before.values()} == {"offered", "current", "retiring"}
     assert made.records.associations == before
     again = reborn(made, tokens, 100.0)
-    after = {held.association.spi: (stage, held.association) for line in again.all() for stage, held in line.all()}
-    assert after == before
+    assert stages(again) == before
     assert again.demands() == made.demands()
     for name in NODES:
         assert by_spi(made.outbound(name)) <= by_spi(again.outbound(name))
@@ -434,7 +441,7 @@ def _step(
     elif step == "back" and node in made._registered:
         made.register(node, SIGNING.get(node), now, fresh=False)
     elif step == "lost":
-        made.disconnected(node)
+        made.disconnected(node, now)
     elif step == "revoke":
         made.revoke(node, now)
     elif step == "renew" and made.held():
@@ -473,4 +480,4 @@ def _check(
                 assert item.spi in acknowledged[item.audience], "what the audience lacks is not sent with"
     assert not alive & gone, "what has ended does not come back"
     gone |= ever.keys() - alive
-    assert by_spi(item for _, item in made.records.associations.values()) == by_spi(made.held()), "all is recorded"
+    assert by_spi(item for _, item, _ in made.records.associations.values()) == by_spi(made.held()), "all is recorded"

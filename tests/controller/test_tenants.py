@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from controller.nva import ASK_REPEAT
 from controller.operations import Fault, OperationError, RemoveMapping, SetMapping
+from controller.tenants import ASK_REPEAT
 from geneve.control import jsonrpc
 from geneve.control.demand import MAX_TENANT_IPS, MAX_TENANTS, Tenant
 from geneve.control.state import Mapping

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attacks_analysis, overhead_analysis, results, telemetry_analysis
+from experiments import (
+    attacks_analysis,
+    control_analysis,
+    control_scale_analysis,
+    overhead_analysis,
+    results,
+    telemetry_analysis,
+)
 from experiments.profiles import PROFILES
 from experiments.registry import EXPERIMENTS
 
@@ -17,6 +24,9 @@ TABLES = {
     "attacks-outcomes.csv": attacks_analysis.OUTCOME_COLUMNS,
     "attacks-legitimate.csv": attacks_analysis.LEGITIMATE_COLUMNS,
     "telemetry-path.csv": telemetry_analysis.COLUMNS,
+    **{f"control-{name}.csv": columns for name, columns in control_analysis.TABLES.items()},
+    "control-scale.csv": control_scale_analysis.COLUMNS,
+    "control-scale-growth.csv": control_scale_analysis.GROWTH_COLUMNS,
 }
 NAMED_IN_WORDS = {"unit", "attack"}
 """Columns that need no explanation."""

@@ -122,7 +122,7 @@ def test_a_verdict_that_fails_fails_the_run(tmp_path: Path, experiments: dict[st
     assert never_latest(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["overhead", "attacks", "telemetry"])
+@pytest.mark.parametrize("name", ["overhead", "attacks", "telemetry", "control"])
 def test_an_experiment_that_measured_nothing_fails_the_run(
     tmp_path: Path, experiments: dict[str, Any], name: str
 ) -> None:

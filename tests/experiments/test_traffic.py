@@ -155,6 +155,24 @@ def test_a_stream_goes_on_during_a_burst_until_it_is_stopped(sender: Sender, out
     assert numbers == list(range(len(numbers)))
 
 
+def test_a_log_of_marks_has_no_payload_and_a_stream_says_where_it_begins(
+    tmp_path: Path, outlet: _Socket, clock: _Clock
+) -> None:
+    sender = Sender(tmp_path / "marks.jsonl", "10.0.0.1", marks_only=True)
+    stream = {"do": "stream", "label": "a-b", "trial": 7, "interval": 0.02, "size": 80, "destination": "10.0.0.2"}
+    assert sender.command(stream) == {"ok": True, "first": 0}
+    sender.tick()
+    sender.command({"do": "stop"})
+    assert sender.command({**stream, "trial": 8}) == {"ok": True, "first": 1}
+    sender.tick()
+    sender.command(burst(unmarked=True, sizes=[22]))
+    entries = read_lines(tmp_path / "marks.jsonl")
+    seen = [{key: entry.get(key) for key in ("label", "trial", "index")} for entry in entries]
+    assert seen[:2] == [{"label": "a-b", "trial": 7, "index": 0}, {"label": "a-b", "trial": 8, "index": 1}]
+    assert {"label": None, "trial": None, "index": None} in seen
+    assert "payload" not in (tmp_path / "marks.jsonl").read_text()
+
+
 def test_an_unknown_command_is_an_error(sender: Sender) -> None:
     with pytest.raises(ValueError, match="unknown command 'sing'"):
         sender.command({"do": "sing"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from controller.nva import Nva
-from controller.operations import Restore
+from controller.operations import RemoveMapping, Restore
 from tests.simulation import scene
 from tests.simulation.ledger import check_restart, demand
 
@@ -26,6 +26,11 @@ def converge(world: World, restore: bool = False) -> None:
             world.operate(Restore(name))
     world.run(1.0)  # whatever is down comes up
     world.run_until(world.quiet, SETTLING, "every node is in step")
+    assert world.nva is not None
+    for tenant in scene.TENANTS:
+        if tenant.vni == scene.MOBILE and world.nva.directory.is_static(tenant.vni, tenant.mac):
+            world.operate(RemoveMapping(tenant.vni, tenant.mac))  # the operator pinned it, and the NVA died then
+    world.run(1.0)
     talk(world)
     world.run(25.0)  # longer than keys may live before they are replaced
     world.run_until(world.quiet, SETTLING, "every node is in step again")

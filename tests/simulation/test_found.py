@@ -11,6 +11,7 @@ import pytest
 
 from controller.operations import Rekey, Restore, Revoke, SetPolicy
 from tests.simulation import healing, scene
+from tests.simulation.control import LATENCY, on_time
 from tests.simulation.ledger import watched
 from tests.simulation.nodes import SimNve
 from tests.simulation.world import World
@@ -166,3 +167,15 @@ def test_a_nva_that_is_restarted_often_replaces_keys_in_time_all_the_same(world:
         world.kill_nva(0.1)
         world.run(1.0)
         assert arrives(world, S1, None), "more often than keys are replaced, for longer than they live"
+
+
+def test_a_receiver_that_reconnects_during_a_rekey_of_its_group_misses_nothing(world: World) -> None:
+    assert arrives(world, S1, None)
+    world.fate = lambda envelope: [] if envelope.node == "nve2" and not envelope.to_nva else [LATENCY]
+    world.operate(Rekey(node="nve1"))
+    world.break_connection("nve2")
+    world.fate = on_time
+    for _ in range(100):
+        assert arrives(world, S1, None, within=0.01)
+    assert world.nva is not None
+    assert all(line.offered is None for line in world.nva.associations.all()), "and the exchange is over"

@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.simulation.machine import Machine
 
-EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "25"))
 STEPS = int(os.environ.get("SIMULATION_STEPS", "25"))
 
 

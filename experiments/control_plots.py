@@ -1,0 +1,244 @@
+"""Plots of the control-plane experiment, from its tables and the samples behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import control_scale_plots
+from experiments.control_analysis import STEPS, ControlResult
+from experiments.plotting import Plot, error_bars, figure, save
+from experiments.statistics import summarise
+
+OUTAGES = Plot(
+    "control-outages",
+    "Outage of tenants' flows",
+    "Longest time in which a receiving tenant got nothing, beyond what the sender itself left between two messages; of "
+    "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics interval. "
+    "Dotted line: the sending interval, which is the resolution; triangles: not longer, with their number. 'nothing "
+    "done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
+    "windows of all events together.",
+)
+ISOLATION = Plot(
+    "control-isolation",
+    "Time to isolation of a revoked node",
+    "From the operator's request to the answer, and to the last sign of the revoked node, rounded up by one sending "
+    "interval: the last message of its tenant that a peer's tenant received; the last message to its tenant that it "
+    "could still open; the last packet that a revoked transit device reported as authenticated. Marks as above.",
+)
+CONVERGENCE = Plot(
+    "control-convergence",
+    "Time to convergence",
+    "First six: from the launch of the controller and all daemons. Below: from the launch of a killed NVA, from the "
+    "return of a link, from the launch of a restored NVE, and from an operator's permission for a transit device to "
+    "come back, which goes on trying by itself. Marks as above. Most of it is the start of Python programs.",
+)
+REKEY = Plot(
+    "control-rekey",
+    "Rekeying under load",
+    "All associations replaced so many times a second, make before break. Top: messages lost; whiskers: up to the "
+    "upper end of the Wilson 95% interval, which says how much loss could have gone unseen. Middle: longest time in "
+    "which the receiver got nothing, beyond the sending interval. Bottom: goodput of one TCP flow, relative to that of "
+    "the same repeat without rekeying. Circles: repeats; diamonds and whiskers: median and its interval.",
+)
+PLOTS = (OUTAGES, ISOLATION, CONVERGENCE, REKEY, *control_scale_plots.PLOTS)
+
+_OUTAGE_ROWS = {
+    ("nothing", "all flows"): "nothing done",
+    ("nva_killed", "all flows"): "NVA killed, restarted",
+    ("link_down", "all flows"): "link down",
+    ("link_up", "all flows"): "link up again",
+    ("move", "old place"): "move: from old place",
+    ("move", "new place"): "move: from new place",
+    ("move", "third place"): "move: from elsewhere",
+    ("revoke_nve", "bystander"): "NVE revoked: others",
+    ("revoke_transit", "through the device"): "device revoked: through it",
+}
+_ISOLATION_ROWS = {
+    ("nve3", "operator has the answer"): "NVE: answer",
+    ("nve3", "peers hear it"): "NVE: peers hear it",
+    ("nve3", "it can open"): "NVE: it can open",
+    ("t1", "operator has the answer"): "device: answer",
+    ("t1", "it can authenticate"): "device: authenticates",
+}
+_STEP_ROWS = {
+    "first packet, fixed places": "first packet, fixed",
+    "first packet, learned places": "first packet, learned",
+    "NVA restarted: nodes in step": "NVA restarted: in step",
+    "link back: path in use": "link back: path in use",
+    "NVE restored: its packets arrive": "NVE restored: heard",
+    "NVE restored: packets reach it": "NVE restored: reached",
+    "transit device restored: authenticates": "device restored",
+}
+_POINT = {
+    "linestyle": "", "marker": "o", "markersize": 3.2, "markerfacecolor": "1", "markeredgecolor": "0.35",
+    "markeredgewidth": 0.6, "clip_on": False,
+}  # fmt: skip
+_MEDIAN = {
+    "linestyle": "", "marker": "D", "markersize": 3.6, "color": "0", "ecolor": "0", "elinewidth": 1.0, "capsize": 2.2,
+    "capthick": 1.0, "zorder": 6,
+}  # fmt: skip
+_ASIDE = 0.17
+"""How far, in rows, the single samples stand above and the median below the middle of their row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One row of a strip chart, its values and its row of the table."""
+
+    label: str
+    values: list[float]
+    row: dict[str, Any]
+    note: str = ""
+
+
+def draw(result: ControlResult, folder: Path) -> list[Plot]:
+    """Draw every plot there are data for, and return which were drawn."""
+    drawn = []
+    outages, isolation, steps = _outage_lines(result), _isolation_lines(result), _step_lines(result)
+    for plot, lines, label, notes in (
+        (OUTAGES, outages, "outage (ms, log.)", "lost / sent"),
+        (ISOLATION, isolation, "time since request (ms, log.)", ""),
+        (CONVERGENCE, steps, "time (s, log.)", ""),
+    ):
+        if lines:
+            save(_strip(lines, label, notes), folder, plot.name)
+            drawn.append(plot)
+    if any(row["sent"] for row in result.rekey):
+        save(_rekey(result), folder, REKEY.name)
+        drawn.append(REKEY)
+    return [*drawn, *control_scale_plots.draw(result.growth, folder)]
+
+
+def _values(result: ControlResult, *key: str) -> list[float]:
+    return result.points[key]
+
+
+def _outage_lines(result: ControlResult) -> list[_Line]:
+    rows = {(row["event"], row["flows"]): row for row in result.outages if row["count"]}
+    return [
+        _Line(label, _values(result, "outages", *key), rows[key], f"{rows[key]['lost']}/{rows[key]['sent']}")
+        for key, label in _OUTAGE_ROWS.items() if key in rows
+    ]  # fmt: skip
+
+
+def _isolation_lines(result: ControlResult) -> list[_Line]:
+    rows = {(row["node"], row["what"]): row for row in result.isolation if row["count"]}
+    return [
+        _Line(label, _values(result, "isolation", *key), rows[key])
+        for key, label in _ISOLATION_ROWS.items() if key in rows
+    ]  # fmt: skip
+
+
+def _step_lines(result: ControlResult) -> list[_Line]:
+    rows = {row["step"]: row for row in result.convergence if row["count"]}
+    return [
+        _Line(_STEP_ROWS.get(step, step), _values(result, "convergence", step), rows[step])
+        for step in STEPS if step in rows
+    ]  # fmt: skip
+
+
+def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
+    """One row for each kind of event: its samples, their median and its interval, on a logarithmic axis."""
+    drawing, axes = figure(0.75 + 0.27 * len(lines))
+    scale = 1.0 if lines[0].row["unit"] == "ms" else 1e3
+    floor = min(line.row["resolution_ms"] / scale for line in lines if line.row["resolution_ms"])
+    for place, line in enumerate(lines):
+        # Times of the operator's own clock are not sampled by a flow: nothing hides below a sending interval.
+        _strip_row(axes, place, line, floor if line.row["unit"] == "ms" and line.row["resolution_ms"] else 0.0)
+        axes.annotate(
+            line.note, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+            va="center", fontsize=7, annotation_clip=False,
+        )  # fmt: skip
+    if lines[0].row["unit"] == "ms":
+        axes.axvline(floor, color="0", linewidth=0.8, linestyle=":", zorder=1)
+    everything = [
+        max(value, floor) if scale == 1.0 and line.row["resolution_ms"] else value
+        for line in lines for value in line.values
+    ]  # fmt: skip
+    low, high = min([*everything, *([floor] if scale == 1.0 else [])]), max(everything)
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.35, high * 1.35)
+    _plain_ticks(axes, low / 1.35, high * 1.35)
+    axes.set_yticks(range(len(lines)), [line.label for line in lines])
+    axes.set_ylim(len(lines) - 0.45, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(label)
+    if notes:
+        axes.annotate(
+            notes, (1, 1), xycoords="axes fraction", xytext=(6, 2), textcoords="offset points", fontsize=7,
+            va="bottom", annotation_clip=False,
+        )  # fmt: skip
+    return drawing
+
+
+def _strip_row(axes: Any, place: int, line: _Line, floor: float) -> None:
+    seen = [value for value in line.values if value > floor]
+    below = len(line.values) - len(seen)
+    axes.plot(seen, [place - _ASIDE] * len(seen), zorder=4, **_POINT)
+    if below:
+        axes.plot([floor] * below, [place - _ASIDE] * below, zorder=4, **{**_POINT, "marker": "<"})
+    if below > 1:
+        axes.annotate(
+            f"{below}", (floor, place - _ASIDE), xytext=(-5, 0), textcoords="offset points", ha="right", va="center",
+            fontsize=6,
+        )  # fmt: skip
+    shown = {name: max(line.row[name], floor) for name in ("median", "ci_low", "ci_high")}
+    single = len(line.values) == 1  # one sample knows no error
+    axes.errorbar(
+        shown["median"], place + _ASIDE, xerr=None if single else error_bars([shown]), **_MEDIAN
+    )  # fmt: skip
+
+
+def _plain_ticks(axes: Any, low: float, high: float) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten as plain numbers, fewer where there would be too many."""
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [factor * 10.0**power for power in range(-4, 6) for factor in factors]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= 7:
+            break
+    axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
+    axes.xaxis.minorticks_off()
+
+
+def _rekey(result: ControlResult) -> Any:
+    rows = [row for row in result.rekey if row["sent"]]
+    drawing, (top, middle, bottom) = figure(4.3, rows=3, sharex=True)
+    for place, row in enumerate(rows):
+        share, high = 100 * row["lost"] / row["sent"], 100 * row["lost_high"]
+        top.errorbar(place, share, yerr=[[share], [high - share]], **{**_MEDIAN, "clip_on": False})
+        top.annotate(
+            f"{row['lost']}/{row['sent']}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center",
+            fontsize=6.5,
+        )  # fmt: skip
+        rate = str(row["rate"])
+        _column(middle, place, result.points["rekey", "outage", rate])
+        _column(bottom, place, result.points["rekey", "ratio", rate])
+    top.set_ylim(0, 1.35 * max(100 * row["lost_high"] for row in rows))
+    top.set_ylabel("lost (%)")
+    middle.set_ylabel("longest gap (ms)")
+    bottom.set_ylabel("TCP goodput,\nrelative to none")
+    for axes, name in ((middle, "outage"), (bottom, "ratio")):
+        values = [value for row in rows for value in result.points["rekey", name, str(row["rate"])]]
+        axes.set_ylim(0, 1.12 * max([*values, 1e-3]))
+    bottom.set_xticks(range(len(rows)), [f"{row['rate']}" for row in rows])
+    bottom.set_xlim(-0.5, len(rows) - 0.5)
+    bottom.set_xlabel("replacements of all associations per second")
+    for axes in (top, middle, bottom):
+        axes.grid(visible=False, axis="x")
+        axes.tick_params(axis="x", length=0)
+    drawing.align_ylabels()
+    return drawing
+
+
+def _column(axes: Any, place: int, values: Sequence[float]) -> None:
+    """Samples of one rate, and their median with its interval beside them."""
+    if not values:
+        return
+    axes.plot([place - _ASIDE] * len(values), values, zorder=4, **_POINT)
+    summary = summarise(values).as_dict()
+    bars = None if len(values) == 1 else error_bars([summary])
+    axes.errorbar(place + _ASIDE, summary["median"], yerr=bars, **_MEDIAN)
