@@ -14,7 +14,7 @@ from controller.scopes import Scope
 from geneve.control.document import CANDIDATE, IN, NODE_SCOPE, OUT
 
 REPEAT = 2.0
-"""Seconds after which a push without an answer is sent again."""
+"""Seconds after which a push without an answer is sent again; twice as long each further time."""
 PUSH_LIMIT = 10.0
 """Seconds a node may take to answer a push before its connection is closed."""
 REFUSED_PAUSE = 5.0
@@ -34,6 +34,7 @@ class PushInFlight:
     outbound: frozenset[int]
     candidate: int | None
     params: dict[str, Any] = field(repr=False)
+    repeats: int = 0
 
 
 @dataclass(slots=True)

@@ -145,7 +145,9 @@ class Pusher:
                 continue
             if now - push.since > PUSH_LIMIT:
                 overdue.append(node.connection)
-            elif now - push.sent >= REPEAT:
+            elif now - push.sent >= REPEAT * 2**push.repeats:
+                # Less and less often: a node that is behind has the more to read for each copy.
                 push.sent = now
+                push.repeats += 1
                 effects.append(Send(node.connection, jsonrpc.Request(push.request, "push", push.params)))
         return effects, overdue
