@@ -15,7 +15,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from geneve.control.demand import Demand, Tenant
 from geneve.control.nva import Nva
-from geneve.control.state import NodeState
+from geneve.control.state import Mapping, NodeState
 from nve import daemon as daemon_module
 from nve.config import LocalVni, NveConfig, Underlay
 from nve.daemon import NveDaemon
@@ -169,11 +169,16 @@ def daemon(hosts: tuple[Host, Host], agent: FakeAgent, monkeypatch: pytest.Monke
     )
     made = NveDaemon(config)
     made.start()
-    state = node_state("nve1", vnis=(VNI,))
-    vni = state.vnis[0].model_copy(update={"learned": True})
-    agent.apply(state.model_copy(update={"vnis": (vni,), "mappings": (), "outbound": ()}))
+    agent.apply(told())
     yield made
     made.close()
+
+
+def told(*mappings: Mapping) -> NodeState:
+    """What the NVA tells the NVE: a VNI whose mappings are learned, and no keys."""
+    state = node_state("nve1", vnis=(VNI,))
+    vni = state.vnis[0].model_copy(update={"learned": True})
+    return state.model_copy(update={"vnis": (vni,), "mappings": mappings, "outbound": ()})
 
 
 def reports(agent: FakeAgent, daemon: NveDaemon, *tenants: Tenant) -> bool:
@@ -188,7 +193,10 @@ def test_tenants_are_reported_asked_and_withdrawn(
     assert reports(agent, daemon)
     host.announce()
     assert reports(agent, daemon, tenant)
-    assert [item.audience for item in agent.demands] == ["nve2", "nve3"], "its broadcast waits for keys"
+    assert agent.demands == [], "its broadcast waits until the NVA has said where it is"
+    agent.apply(told(Mapping(vni=VNI, mac=MAC, ips=(IP,), nve="nve1")))
+    assert wait(lambda: bool(agent.demands), daemon.step)
+    assert [item.audience for item in agent.demands] == ["nve2", "nve3"], "and then for keys"
 
     agent.confirm(VNI, MAC)
     answered: list[int] = []
