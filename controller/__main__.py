@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller import framework as frameworks
+from controller.fabric import framework as frameworks
 from geneve.errors import ConfigError
 
 log = logging.getLogger("controller")
@@ -41,10 +41,10 @@ def _run(inventory_path: Path, framework_name: str) -> None:
     framework = frameworks.load(framework_name)
     # Only now: these modules use sockets, threads and queues, which the framework may have replaced.
     from controller.admission import Admission
-    from controller.app import make_app
+    from controller.fabric.app import make_app
     from controller.inventory import load_inventory
-    from controller.northbound import Northbound
-    from controller.rest_server import RestServer
+    from controller.operators.northbound import Northbound
+    from controller.operators.rest_server import RestServer
     from controller.server import NodeServer, listen
     from controller.shell import Shell
     from controller.store import Store, load_key

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from controller import tables
+from controller.operators import tables
 from geneve.config import parse_yaml
 from geneve.control.rest_client import RestClient, RestError
 from geneve.control.tls import TlsFiles

@@ -9,15 +9,15 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from controller import nva as authority
-from controller import underlay as network
-from controller import views
+from controller.authority import nva as authority
+from controller.authority.nva import Effect, Nva
+from controller.authority.records import AuditLine, Saved
+from controller.fabric import underlay as network
+from controller.fabric.underlay import Command, Notice, PathsChanged, Underlay
 from controller.inventory import Inventory
-from controller.nva import Effect, Nva
-from controller.operate import operate
-from controller.operations import Operation
-from controller.records import AuditLine, Saved
-from controller.underlay import Command, Notice, PathsChanged, Underlay
+from controller.operators import views
+from controller.operators.operate import operate
+from controller.operators.operations import Operation
 
 DISCOVERY_TIME = 15.0
 """Seconds after a restart in which the paths of before count until every link is found again."""

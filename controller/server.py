@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from controller.admission import Admission, MessageRate, Waiting
-from controller.nva import Close, Closed, Effect, Input, Opened, Received, Send
+from controller.authority.nva import Close, Closed, Effect, Input, Opened, Received, Send
 from controller.shell import Shell
 from geneve.control import jsonrpc
 from geneve.control.tls import TlsEndpoint

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from controller import nva, underlay, views
+from controller.authority import nva
+from controller.authority.records import AuditLine
 from controller.core import Core
+from controller.fabric import underlay
 from controller.inventory import Inventory
-from controller.operations import Operation
-from controller.records import AuditLine
+from controller.operators import views
+from controller.operators.operations import Operation
 from controller.store import Store, StoreError
 
 TICK = 0.05

@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from controller.records import SECRET_FIELD, AuditLine, Change, Drop, Keep, Saved
+from controller.authority.records import SECRET_FIELD, AuditLine, Change, Drop, Keep, Saved
 from geneve.errors import ConfigError
 
 KEY_SIZE = 32

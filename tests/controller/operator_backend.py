@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.operations import Fault, Operation, OperationError, Rekey
-from controller.resources import MAX_EVENTS
+from controller.operators.operations import Fault, Operation, OperationError, Rekey
+from controller.operators.resources import MAX_EVENTS
 
 NODE = {
     "name": "nve1", "role": "nve", "address": "192.168.1.1", "connected": True, "revoked": False, "instance": "abcd",

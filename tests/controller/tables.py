@@ -8,11 +8,11 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from controller.associations import AssociationTable
+from controller.authority.associations import AssociationTable
+from controller.authority.lines import DemandKey
+from controller.authority.membership import Membership
+from controller.authority.spis import KEY_SIZE, SpiSpace
 from controller.inventory import Inventory
-from controller.lines import DemandKey
-from controller.membership import Membership
-from controller.spis import KEY_SIZE, SpiSpace
 from geneve.control.demand import Demand
 from geneve.control.state import Association, AssociationRole
 from geneve.policy import Policy

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from controller.flows import COOKIES, FlowRule
+from controller.fabric.flows import COOKIES, FlowRule
+from controller.fabric.underlay import Clear, Command, Sweep, SwitchUp, Underlay, Update
 from controller.inventory import Inventory
-from controller.underlay import Clear, Command, Sweep, SwitchUp, Underlay, Update
 from tests.controller.inventories import build, document
 from tests.controller.test_underlay import HOST_PORT, Network
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from controller import app, openflow
-from controller.app import Switches, SwitchWriter
-from controller.flows import FlowRule, GroupEntry, Match
-from controller.underlay import AskStats, Clear, Update
+from controller.fabric import app, openflow
+from controller.fabric.app import Switches, SwitchWriter
+from controller.fabric.flows import FlowRule, GroupEntry, Match
+from controller.fabric.underlay import AskStats, Clear, Update
 
 PATIENCE = 20.0
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from controller.policies import PolicyBook
-from controller.states import NodeEntries
+from controller.authority.policies import PolicyBook
+from controller.authority.states import NodeEntries
 from geneve.control.demand import Demand
 from geneve.control.document import Document, Push, ScopeChange, to_wire
 from geneve.control.state import AssociationRole, NodeState

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.nva import Received
+from controller.authority.nva import Received
 from geneve.control import jsonrpc
 from geneve.control.demand import Tenant
 from tests.controller.inventories import build, document

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from controller import cli
-from controller.operations import (
+from controller.operators.operations import (
     Fault,
     Operation,
     OperationError,

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from controller import shell as shells
+from controller.authority.nva import Close, Effect, Opened, Received, Send
+from controller.authority.records import AuditLine, Change, Keep
 from controller.core import DISCOVERY_TIME, Core
+from controller.fabric.underlay import PathsChanged, Tick, Underlay
 from controller.inventory import Inventory
-from controller.nva import Close, Effect, Opened, Received, Send
-from controller.operations import OperationError, Rekey, Revoke
-from controller.records import AuditLine, Change, Keep
+from controller.operators.operations import OperationError, Rekey, Revoke
 from controller.shell import Shell
 from controller.store import Store, StoreError
-from controller.underlay import PathsChanged, Tick, Underlay
 from geneve.control import jsonrpc
 from tests.controller.inventories import build
 from tests.controller.world import RING, World, eager

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from controller import counters
-from controller.counters import Counters, FlowCount, PortCount
-from controller.flows import LEARN_TABLE
-from controller.underlay import AskStats, FlowStats, PortStats, SwitchDown, SwitchUp
+from controller.fabric import counters
+from controller.fabric.counters import Counters, FlowCount, PortCount
+from controller.fabric.flows import LEARN_TABLE
+from controller.fabric.underlay import AskStats, FlowStats, PortStats, SwitchDown, SwitchUp
 from tests.controller.inventories import build, document
 from tests.controller.test_underlay import Network
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.directory import Ask, Changed, Conflict, Directory, Outcome
+from controller.authority.directory import Ask, Changed, Conflict, Directory, Outcome
 from geneve.control.demand import Tenant
 from geneve.control.state import Mapping
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.discovery import (
+from controller.fabric.discovery import (
     EDGE_DELAY,
     LINK_TIMEOUT,
     Discovery,

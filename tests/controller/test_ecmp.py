@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.discovery import Link, PortId
-from controller.fabric import desired_rules
-from controller.flows import FORWARD_TABLE, FlowRule, GroupEntry, Rules
-from controller.routes import Routes
-from controller.underlay import Clear, Command, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
+from controller.fabric.discovery import Link, PortId
+from controller.fabric.flows import FORWARD_TABLE, FlowRule, GroupEntry, Rules
+from controller.fabric.forwarding import desired_rules
+from controller.fabric.routes import Routes
+from controller.fabric.underlay import Clear, Command, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
 from tests.controller.inventories import build, document
 from tests.controller.test_fabric import HOST_PORT, Net, mac, net, nets
 from tests.controller.test_underlay import Network, frame

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from controller.events import MAX_EVENTS, MAX_LINES_PER_SECOND, EventLog
-from controller.records import AuditLine
+from controller.authority.events import MAX_EVENTS, MAX_LINES_PER_SECOND, EventLog
+from controller.authority.records import AuditLine
 
 
 class Log(EventLog):

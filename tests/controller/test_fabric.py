@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.discovery import ETHERTYPE_LLDP, Link, PortId, Topology
-from controller.fabric import MAX_HOSTS_PER_PORT, Hosts, desired_rules
-from controller.flows import FORWARD_TABLE, FlowRule, Match, Rules, difference
-from controller.routes import Routes
+from controller.fabric.discovery import ETHERTYPE_LLDP, Link, PortId, Topology
+from controller.fabric.flows import FORWARD_TABLE, FlowRule, Match, Rules, difference
+from controller.fabric.forwarding import MAX_HOSTS_PER_PORT, Hosts, desired_rules
+from controller.fabric.routes import Routes
 
 HOST_PORT = 100
 BROADCAST = "ff:ff:ff:ff:ff:ff"

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from controller.framework import end_connections_at_once
+from controller.fabric.framework import end_connections_at_once
 
 PATIENCE = 20.0
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.http_message import MAX_BODY, MAX_HEAD, MAX_LINE, HttpError, Request, RequestReader, response_head
+from controller.operators.http_message import (
+    MAX_BODY,
+    MAX_HEAD,
+    MAX_LINE,
+    HttpError,
+    Request,
+    RequestReader,
+    response_head,
+)
 
 HEAD = b"PUT /v1/policy?a=1&b=%20x HTTP/1.1\r\nHost: nva\r\nContent-Length: 5\r\nIf-Match: \"3\"\r\n\r\n"
 

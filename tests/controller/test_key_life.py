@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.associations import GRACE, MIN_AGE, RESTORED_WAIT
+from controller.authority.associations import GRACE, MIN_AGE, RESTORED_WAIT
 from geneve.control.state import Association, AssociationRole
 from geneve.policy import Policy
 from tests.controller.tables import (

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.discovery import Link, PortId, Topology
-from controller.fabric import GroupMembers, Hosts, desired_rules
-from controller.flows import FORWARD_TABLE, FlowRule, GroupEntry, Match, groups_of
-from controller.routes import Routes
-from controller.underlay import Clear, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
+from controller.fabric.discovery import Link, PortId, Topology
+from controller.fabric.flows import FORWARD_TABLE, FlowRule, GroupEntry, Match, groups_of
+from controller.fabric.forwarding import GroupMembers, Hosts, desired_rules
+from controller.fabric.routes import Routes
+from controller.fabric.underlay import Clear, PacketIn, PortStatus, SwitchDown, SwitchUp, Update
 from tests.controller.inventories import build, document
 from tests.controller.test_fabric import HOST_PORT, Net, mac, nets, reachable
 from tests.controller.test_underlay import Network, frame

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from controller.event_stream import HEARTBEAT
-from controller.http_message import Request
-from controller.northbound import Northbound, Response
-from controller.operations import Fault, Rekey, RemoveMapping, Restore, Revoke, SetMapping, SetPolicy
-from controller.operator_routes import ROUTES
+from controller.operators.event_stream import HEARTBEAT
+from controller.operators.http_message import Request
+from controller.operators.northbound import Northbound, Response
+from controller.operators.operations import Fault, Rekey, RemoveMapping, Restore, Revoke, SetMapping, SetPolicy
+from controller.operators.routing import ROUTES
 from geneve.control.state import Mapping
 from tests.controller.operator_backend import ASSOCIATION, MAPPING, NODE, POLICY, FakeBackend
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller import nva
-from controller.events import MAX_EVENTS
-from controller.nodes import PUSH_LIMIT, REPEAT
-from controller.nva import Closed, PathsAre, Send, Tick
+from controller.authority import nva
+from controller.authority.events import MAX_EVENTS
+from controller.authority.nodes import PUSH_LIMIT, REPEAT
+from controller.authority.nva import Closed, PathsAre, Send, Tick
 from geneve.control import jsonrpc
 from geneve.control.protocol import GAP, PROTOCOL_VERSION
 from tests.controller.inventories import document

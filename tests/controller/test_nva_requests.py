@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.associations import ASKED_AGAIN, GRACE
+from controller.authority.associations import ASKED_AGAIN, GRACE
 from geneve.control import jsonrpc
 from geneve.control.demand import MAX_DEMANDS
 from geneve.control.protocol import DemandsRefused

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from controller import resources as models
+from controller.authority.nva import Opened, Received
 from controller.core import Core
 from controller.inventory import Inventory
-from controller.northbound import Northbound
-from controller.nva import Opened, Received
-from controller.operations import Revoke, SetPolicy
-from controller.operator_routes import ROUTES
+from controller.operators import resources as models
+from controller.operators.northbound import Northbound
+from controller.operators.operations import Revoke, SetPolicy
+from controller.operators.routing import ROUTES
 from geneve.config import validate
 from geneve.control import jsonrpc
 from tests.controller.inventories import build

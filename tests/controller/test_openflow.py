@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from controller import openflow
-from controller.counters import FlowCount, PortCount
-from controller.flows import FlowRule, GroupEntry, Match
+from controller.fabric import openflow
+from controller.fabric.counters import FlowCount, PortCount
+from controller.fabric.flows import FlowRule, GroupEntry, Match
 
 MATCHES = [
     Match(),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from controller.operations import Fault, OperationError, SetPolicy
-from controller.policies import CHECK_TIME, PolicyBook, document_of, with_policy
+from controller.authority.policies import CHECK_TIME, PolicyBook, document_of, with_policy
+from controller.operators.operations import Fault, OperationError, SetPolicy
 from geneve.control.protocol import StateReceived
 from geneve.control.rules import Action
 from geneve.errors import ConfigError

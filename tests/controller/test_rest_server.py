@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from controller import rest_server
-from controller.http_message import MAX_BODY
-from controller.northbound import Northbound
+from controller.operators import rest_server
+from controller.operators.http_message import MAX_BODY
+from controller.operators.northbound import Northbound
+from controller.operators.rest_server import RestServer
 from controller.pki import TestbedCa
-from controller.rest_server import RestServer
 from controller.server import listen
 from geneve.control.rest_client import RestClient, RestError
 from geneve.control.tls import TlsFiles, client_context, server_context

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.associations import GRACE
-from controller.nva import PathsAre
-from controller.operations import OperationError, RemoveMapping, Restore, Revoke, SetMapping
-from controller.records import SECRET_FIELD
+from controller.authority.associations import GRACE
+from controller.authority.nva import PathsAre
+from controller.authority.records import SECRET_FIELD
+from controller.operators.operations import OperationError, RemoveMapping, Restore, Revoke, SetMapping
 from geneve.control import jsonrpc
 from geneve.control.demand import Tenant
 from geneve.control.state import Mapping, NodeState

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller import scopes
-from controller.scopes import Scope
+from controller.authority import scopes
+from controller.authority.scopes import Scope
 from geneve.control.document import NveEntry, to_wire
 
 KEYS = ("nve/a", "nve/b", "nve/c", "nve/d")

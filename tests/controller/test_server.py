@@ -14,7 +14,7 @@ import pytest
 
 from controller import server
 from controller.admission import Admission, MessageRate
-from controller.operations import Revoke
+from controller.operators.operations import Revoke
 from geneve.control import jsonrpc
 from geneve.control.protocol import StateReceived
 from geneve.control.state import Role

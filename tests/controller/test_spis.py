@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller import spis
-from controller.spis import BLOCK, FIRST_SPI, KEY_SIZE, SpisExhaustedError, SpiSpace, permute
+from controller.authority import spis
+from controller.authority.spis import BLOCK, FIRST_SPI, KEY_SIZE, SpisExhaustedError, SpiSpace, permute
 
 KEYS = st.binary(min_size=KEY_SIZE, max_size=KEY_SIZE)
 NUMBERS = st.integers(0, (1 << 32) - 1)

@@ -8,12 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.discovery import ETHERTYPE_LLDP, PortId, Topology
-from controller.fabric import Hosts, desired_rules
-from controller.flows import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FORWARD_TABLE, LEARN_TABLE, FlowRule, Match
-from controller.routes import Routes
-from controller.spoofing import Owner, is_guard
-from controller.underlay import PacketIn
+from controller.fabric.discovery import ETHERTYPE_LLDP, PortId, Topology
+from controller.fabric.flows import (
+    ETHERTYPE_ARP,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    FORWARD_TABLE,
+    LEARN_TABLE,
+    FlowRule,
+    Match,
+)
+from controller.fabric.forwarding import Hosts, desired_rules
+from controller.fabric.routes import Routes
+from controller.fabric.spoofing import Owner, is_guard
+from controller.fabric.underlay import PacketIn
 from tests.controller.inventories import build, document
 from tests.controller.test_fabric import HOST_PORT, Net, mac, nets
 from tests.controller.test_underlay import Network, frame

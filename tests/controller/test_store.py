@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller import store as stores
-from controller.records import ASSOCIATION, META, NODE, AuditLine, Drop, Keep
+from controller.authority.records import ASSOCIATION, META, NODE, AuditLine, Drop, Keep
 from controller.store import Store, StoreError, load_key
 from geneve.errors import ConfigError
 
@@ -259,7 +259,7 @@ def test_a_database_that_another_process_holds_is_one_sentence(path: Path) -> No
 WRITER = """
 import itertools, sys
 from pathlib import Path
-from controller.records import AuditLine, Keep
+from controller.authority.records import AuditLine, Keep
 from controller.store import Store
 store = Store(Path(sys.argv[1]), bytes(range(32)))
 for number in itertools.count(1):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from controller.tables import VIEWS, cell, event_line, moment, table
+from controller.operators.tables import VIEWS, cell, event_line, moment, table
 from tests.controller.operator_backend import ASSOCIATION, MAPPING, NODE
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from controller.operations import Fault, OperationError, RemoveMapping, SetMapping
-from controller.tenants import ASK_LIMIT, ASK_REPEAT
+from controller.authority.tenants import ASK_LIMIT, ASK_REPEAT
+from controller.operators.operations import Fault, OperationError, RemoveMapping, SetMapping
 from geneve.control import jsonrpc
 from geneve.control.demand import MAX_TENANT_IPS, MAX_TENANTS, Tenant
 from geneve.control.state import Mapping

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from controller.discovery import PortId, build_probe
-from controller.flows import FlowRule
-from controller.inventory import Inventory
-from controller.underlay import (
+from controller.fabric.discovery import PortId, build_probe
+from controller.fabric.flows import FlowRule
+from controller.fabric.underlay import (
     AskStats,
     Clear,
     Command,
@@ -23,6 +22,7 @@ from controller.underlay import (
     UnderlayEvent,
     Update,
 )
+from controller.inventory import Inventory
 from tests.controller.inventories import build, document
 
 WIRES = {(1, 1): (2, 1), (2, 2): (3, 1), (1, 2): (4, 1), (4, 2): (3, 2)}

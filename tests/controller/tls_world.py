@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from controller import nva, server
+from controller import server
 from controller.admission import Admission
+from controller.authority import nva
 from controller.pki import TestbedCa
 from controller.server import NodeServer
 from controller.shell import Shell

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from controller import nva
+from controller.authority import nva
+from controller.authority.nva import Close, Closed, Opened, PathsAre, Received, Send, Tick
+from controller.authority.records import AuditLine, Change, Keep
 from controller.core import Core
 from controller.inventory import Inventory
-from controller.nva import Close, Closed, Opened, PathsAre, Received, Send, Tick
-from controller.operate import operate
-from controller.operations import Operation
-from controller.records import AuditLine, Change, Keep
+from controller.operators.operate import operate
+from controller.operators.operations import Operation
 from geneve.control import jsonrpc
 from geneve.control.demand import Demand, Tenant
 from geneve.control.protocol import (

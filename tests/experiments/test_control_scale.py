@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from controller.authority.membership import Membership
+from controller.authority.states import vni_entries
 from controller.inventory import parse_inventory
-from controller.membership import Membership
-from controller.states import vni_entries
 from experiments.control_scale import SAMPLES, Plan, publish, run
 from experiments.control_scale_analysis import analyse, exponent, show, targets
 from experiments.control_scale_deployment import Deployment, inventory

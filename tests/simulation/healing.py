@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from controller.nva import Nva
-from controller.operations import RemoveMapping, Restore
+from controller.authority.nva import Nva
+from controller.operators.operations import RemoveMapping, Restore
 from tests.simulation import scene
 from tests.simulation.ledger import check_restart, demand
 

@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from controller import records
-from controller.nva import Nva
-from controller.records import Change, Keep
+from controller.authority import records
+from controller.authority.nva import Nva
+from controller.authority.records import Change, Keep
 from geneve.config import validate
 from geneve.control import jsonrpc
 from geneve.control.state import Association, AssociationRole

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from controller.operations import Rekey, RemoveMapping, Restore, Revoke, SetMapping, SetPolicy
+from controller.operators.operations import Rekey, RemoveMapping, Restore, Revoke, SetMapping, SetPolicy
 from geneve.control.state import Mapping
 from tests.simulation import healing, scene
 from tests.simulation.control import LATENCY, Envelope

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from controller import associations, memory, pusher, spis
-from controller.associations import AssociationTable
-from controller.lines import Line
-from controller.nodes import NodeRecord
-from controller.nva import Effect
-from controller.operations import Rekey, Restore, Revoke, SetPolicy
-from controller.policies import PolicyBook
+from controller.authority import associations, memory, pusher, spis
+from controller.authority.associations import AssociationTable
+from controller.authority.lines import Line
+from controller.authority.nodes import NodeRecord
+from controller.authority.nva import Effect
+from controller.authority.policies import PolicyBook
+from controller.operators.operations import Rekey, Restore, Revoke, SetPolicy
 from geneve.control import protocol
 from geneve.control.state import AssociationRole
 from geneve.security.store import AssociationStore

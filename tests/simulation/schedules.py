@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.inventory import Inventory
-from controller.operations import Rekey, Restore, Revoke, SetPolicy
+from controller.operators.operations import Rekey, Restore, Revoke, SetPolicy
 from tests.simulation import healing, scene
 from tests.simulation.control import LATENCY, Envelope
 from tests.simulation.ledger import check_restart, demand, watched

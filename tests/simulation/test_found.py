@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.operations import Rekey, Restore, Revoke, SetPolicy
+from controller.operators.operations import Rekey, Restore, Revoke, SetPolicy
 from tests.simulation import healing, scene
 from tests.simulation.control import LATENCY, on_time
 from tests.simulation.ledger import watched
@@ -113,7 +113,7 @@ def test_who_was_robbed_of_an_address_while_cut_off_claims_it_again_when_it_is_b
 def test_a_policy_is_the_same_in_every_process() -> None:
     """What a policy is written as does not depend on the order that a process gives to sets."""
     code = (
-        "from controller.policies import document_of; from tests.simulation import scene;"
+        "from controller.authority.policies import document_of; from tests.simulation import scene;"
         "print(document_of(scene.build()).model_dump_json())"
     )
     texts = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controller.operations import Rekey, Revoke, SetPolicy
+from controller.operators.operations import Rekey, Revoke, SetPolicy
 from controller.store import Store
 from tests.simulation import healing, scene
 from tests.simulation.ledger import watched

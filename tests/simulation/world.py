@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller import records
+from controller.authority import records
+from controller.authority.nva import Close, Closed, Effect, Input, Nva, Opened, PathsAre, Tick
+from controller.authority.nva import Received as NvaReceived
+from controller.authority.records import Change, Drop, Keep, Saved
 from controller.inventory import Inventory
-from controller.nva import Close, Closed, Effect, Input, Nva, Opened, PathsAre, Tick
-from controller.nva import Received as NvaReceived
-from controller.operate import operate
-from controller.operations import Operation, OperationError, Restore, Revoke
-from controller.records import Change, Drop, Keep, Saved
+from controller.operators.operate import operate
+from controller.operators.operations import Operation, OperationError, Restore, Revoke
 from geneve.control import jsonrpc
 from nve.dataplane import Datagram, Received
 from tests.simulation import scene

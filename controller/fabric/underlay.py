@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from controller.counters import Counters, FlowCount, PortCount
-from controller.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
-from controller.fabric import GroupMembers, Hosts, desired_rules
-from controller.flows import COOKIES, FlowRule, GroupEntry, Rules, difference, groups_of
+from controller.fabric.counters import Counters, FlowCount, PortCount
+from controller.fabric.discovery import ETHERTYPE_LLDP, Discovery, PortId, Topology
+from controller.fabric.flows import COOKIES, FlowRule, GroupEntry, Rules, difference, groups_of
+from controller.fabric.forwarding import GroupMembers, Hosts, desired_rules
+from controller.fabric.routes import Routes
+from controller.fabric.spoofing import Owner
 from controller.inventory import Inventory, InventoryNode, Nva
-from controller.routes import Routes
-from controller.spoofing import Owner
 from geneve.control.state import MulticastGroup, Role
 from geneve.errors import ParseError
 

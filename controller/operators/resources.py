@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from controller.authority.policies import PolicyDocument
 from controller.inventory import InventoryVni
-from controller.policies import PolicyDocument
 from geneve.config import StrictModel
 from geneve.control.names import IpAddress, MacAddress, Name, Spi, Tag, Vni
 from geneve.control.state import AssociationRole, Mapping, Role

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from controller.admission import Admission, Waiting
-from controller.event_stream import EventStream
-from controller.http_message import MAX_BODY, HttpError, Request, RequestReader, response_head
-from controller.northbound import Northbound, Response, problem
+from controller.operators.event_stream import EventStream
+from controller.operators.http_message import MAX_BODY, HttpError, Request, RequestReader, response_head
+from controller.operators.northbound import Northbound, Response, problem
 from geneve.control.tls import TlsEndpoint
 from geneve.errors import ParseError
 

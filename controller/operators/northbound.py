@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from controller import openapi
-from controller.event_stream import EventStream
-from controller.http_message import HttpError, Request
-from controller.operations import Fault, OperationError
-from controller.operator_routes import EVENT_STREAM, PARAMETERS, ROUTES, Answer, Backend, Call, Route
-from controller.policies import PolicyDocument
+from controller.authority.policies import PolicyDocument
+from controller.operators import openapi
+from controller.operators.event_stream import EventStream
+from controller.operators.http_message import HttpError, Request
+from controller.operators.operations import Fault, OperationError
+from controller.operators.routing import EVENT_STREAM, PARAMETERS, ROUTES, Answer, Backend, Call, Route
 from geneve.config import validate
 from geneve.errors import ConfigError
 

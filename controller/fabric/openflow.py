@@ -13,8 +13,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from controller.counters import FlowCount, PortCount
-from controller.flows import (
+from controller.fabric.counters import FlowCount, PortCount
+from controller.fabric.flows import (
     COOKIE_MASK,
     COOKIES,
     ETHERTYPE_ARP,

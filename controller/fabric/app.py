@@ -8,10 +8,9 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from controller import openflow
-from controller.framework import Framework
-from controller.shell import Shell
-from controller.underlay import (
+from controller.fabric import openflow
+from controller.fabric.framework import Framework
+from controller.fabric.underlay import (
     AskStats,
     Clear,
     Command,
@@ -25,6 +24,7 @@ from controller.underlay import (
     SwitchUp,
     Update,
 )
+from controller.shell import Shell
 
 MAX_WAITING = 10000
 """Messages that wait for one switch at most; one that does not read is cut off."""

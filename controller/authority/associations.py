@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import SecretStr
 
-from controller.lines import (
+from controller.authority.lines import (
     DemandKey,
     Held,
     Key,
@@ -37,8 +37,8 @@ from controller.lines import (
     indispensable_to,
     line_order,
 )
-from controller.membership import Membership
-from controller.spis import SpiSpace
+from controller.authority.membership import Membership
+from controller.authority.spis import SpiSpace
 from geneve.control.demand import Demand
 from geneve.control.profile import InnerCoverage, KeyGranularity, Profile
 from geneve.control.state import SECRET_SIZE, Association, AssociationRole

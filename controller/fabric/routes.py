@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 
-from controller.discovery import Link, Topology
+from controller.fabric.discovery import Link, Topology
 
 
 class Routes:

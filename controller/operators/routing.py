@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from controller import resources as models
-from controller.http_message import HttpError
-from controller.operations import (
+from controller.authority.policies import PolicyDocument
+from controller.operators import resources as models
+from controller.operators.http_message import HttpError
+from controller.operators.operations import (
     Fault,
     Operation,
     OperationError,
@@ -22,7 +23,6 @@ from controller.operations import (
     SetMapping,
     SetPolicy,
 )
-from controller.policies import PolicyDocument
 from geneve.control import state
 from geneve.control.names import MacAddress, Name, Spi, Vni
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel
 
-from controller.associations import AssociationTable
+from controller.authority.associations import AssociationTable
+from controller.authority.lines import Paths
+from controller.authority.membership import Membership
+from controller.authority.policies import PolicyBook
 from controller.inventory import Inventory, InventoryVni
-from controller.lines import Paths
-from controller.membership import Membership
-from controller.policies import PolicyBook
 from geneve.control import document
 from geneve.control.document import NveEntry, PathEntry, PolicyEntry
 from geneve.control.rules import Rule

@@ -10,8 +10,8 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from controller.discovery import ETHERTYPE_LLDP, PortId, Topology
-from controller.flows import (
+from controller.fabric.discovery import ETHERTYPE_LLDP, PortId, Topology
+from controller.fabric.flows import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
     FORWARD_TABLE,
@@ -21,8 +21,8 @@ from controller.flows import (
     Match,
     Rules,
 )
-from controller.routes import Routes
-from controller.spoofing import Owner, guard_rules
+from controller.fabric.routes import Routes
+from controller.fabric.spoofing import Owner, guard_rules
 
 MAX_HOSTS_PER_PORT = 256
 """Source addresses noted on one edge port; what comes beyond is forwarded and not noted."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.spoofing import is_guard
+from controller.fabric.spoofing import is_guard
 
 MAX_FLOWS = 20_000
 """Rules of one switch that are kept; of one that reports more, the view says so."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from controller import records
+from controller.authority import records
+from controller.authority.lines import DemandKey, Paths
+from controller.authority.policies import PolicyBook, PolicyDocument, changed_profiles, document_of
+from controller.authority.records import Journal, Saved
+from controller.authority.spis import KEY_SIZE as SPI_KEY_SIZE
+from controller.authority.spis import SpiSpace
 from controller.inventory import Inventory
-from controller.lines import DemandKey, Paths
-from controller.policies import PolicyBook, PolicyDocument, changed_profiles, document_of
-from controller.records import Journal, Saved
-from controller.spis import KEY_SIZE as SPI_KEY_SIZE
-from controller.spis import SpiSpace
 from geneve.config import validate
 from geneve.control.state import Association
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.scopes import Scope
+from controller.authority.scopes import Scope
 from geneve.control.document import CANDIDATE, IN, NODE_SCOPE, OUT
 
 REPEAT = 2.0

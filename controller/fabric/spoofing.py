@@ -21,8 +21,8 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from controller.discovery import PortId
-from controller.flows import (
+from controller.fabric.discovery import PortId
+from controller.fabric.flows import (
     ETHERTYPE_ARP,
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,

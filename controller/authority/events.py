@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controller.records import AuditLine
+from controller.authority.records import AuditLine
 
 MAX_EVENTS = 1000
 """Lines kept in memory; the store has more."""

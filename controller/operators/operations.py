@@ -56,7 +56,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class SetPolicy:
-    """Replace the policy as a whole: ``document`` has the keys of :class:`controller.policies.PolicyDocument`.
+    """Replace the policy as a whole: ``document`` has the keys of ``PolicyDocument`` in policies.py.
 
     With ``expected_version`` the operation is refused unless that version is in force.
     """

@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from controller import records
-from controller.directory import Address, Ask, Changed, Conflict, Directory, Outcome
+from controller.authority import records
+from controller.authority.directory import Address, Ask, Changed, Conflict, Directory, Outcome
+from controller.authority.membership import Membership
+from controller.authority.messages import Effect, Send
+from controller.authority.nodes import NodeRecord
+from controller.authority.pusher import Pusher
+from controller.authority.records import Journal, Saved
 from controller.inventory import Inventory
-from controller.membership import Membership
-from controller.messages import Effect, Send
-from controller.nodes import NodeRecord
-from controller.pusher import Pusher
-from controller.records import Journal, Saved
 from geneve.config import validate
 from geneve.control import document, jsonrpc
 from geneve.control import state as models

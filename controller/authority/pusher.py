@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from controller.authority.membership import Membership
+from controller.authority.messages import Effect, Send
+from controller.authority.nodes import PUSH_LIMIT, REPEAT, NodeRecord
+from controller.authority.scopes import Scope
+from controller.authority.states import NodeEntries, vni_entries
 from controller.inventory import Inventory
-from controller.membership import Membership
-from controller.messages import Effect, Send
-from controller.nodes import PUSH_LIMIT, REPEAT, NodeRecord
-from controller.scopes import Scope
-from controller.states import NodeEntries, vni_entries
 from geneve.control import document, jsonrpc
 from geneve.control.document import NveEntry
 

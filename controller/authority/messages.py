@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.lines import Paths
+from controller.authority.lines import Paths
 from geneve.control import jsonrpc
 
 

@@ -55,7 +55,7 @@ class Framework:
         options.set_override("ofp_tcp_listen_port", port)
         manager = self.module("base.app_manager").AppManager.get_instance()
         manager.load_apps([f"{self.package}.controller.ofp_handler"])
-        manager.applications_cls["controller.app"] = app
+        manager.applications_cls["controller.fabric.app"] = app
         services = manager.instantiate_apps(**manager.create_contexts())
         self.module("lib.hub").joinall(services)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.authority.nva import Nva
+from controller.authority.records import AuditLine
 from controller.inventory import Inventory
-from controller.nva import Nva
-from controller.records import AuditLine
 
 
 def nodes(nva: Nva, now: float) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from controller import resources as models
-from controller.operator_routes import EVENT_STREAM, PARAMETERS, Route
+from controller.operators import resources as models
+from controller.operators.routing import EVENT_STREAM, PARAMETERS, Route
 
 VERSION = "1.0.0"
 """Version of the interface."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.nva import Effect, Nva
-from controller.operations import (
+from controller.authority.nva import Effect, Nva
+from controller.operators.operations import (
     Fault,
     Operation,
     OperationError,

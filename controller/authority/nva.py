@@ -12,21 +12,21 @@ from collections.abc import Callable
 from collections.abc import Mapping as ParameterMapping
 from typing import Any
 
-from controller import memory, records, requests
-from controller.associations import AssociationTable
-from controller.directory import Directory
-from controller.events import EventLog
+from controller.authority import memory, records, requests
+from controller.authority.associations import AssociationTable
+from controller.authority.directory import Directory
+from controller.authority.events import EventLog
+from controller.authority.lines import Paths
+from controller.authority.membership import Membership
+from controller.authority.memory import JournalRecorder
+from controller.authority.messages import Close, Closed, Effect, Input, Opened, PathsAre, Received, Send, Tick
+from controller.authority.nodes import REFUSED_PAUSE, NodeRecord, PushInFlight
+from controller.authority.policies import Adopted, Rejected
+from controller.authority.pusher import Pusher
+from controller.authority.records import AuditLine, Change, Journal, Saved
+from controller.authority.states import NodeEntries
+from controller.authority.tenants import Tenants
 from controller.inventory import Inventory
-from controller.lines import Paths
-from controller.membership import Membership
-from controller.memory import JournalRecorder
-from controller.messages import Close, Closed, Effect, Input, Opened, PathsAre, Received, Send, Tick
-from controller.nodes import REFUSED_PAUSE, NodeRecord, PushInFlight
-from controller.policies import Adopted, Rejected
-from controller.pusher import Pusher
-from controller.records import AuditLine, Change, Journal, Saved
-from controller.states import NodeEntries
-from controller.tenants import Tenants
 from geneve.control import jsonrpc
 from geneve.control.demand import Demand
 from geneve.control.protocol import GAP

@@ -1,0 +1,1 @@
+"""The network virtualization authority: nodes, mappings, policies and keys."""

@@ -1,0 +1,1 @@
+"""The underlay: OpenFlow switches, paths and rules."""
