@@ -5,7 +5,8 @@ Each NVE reports all tenants it sees in VNIs whose mappings are learned. Who has
 1. A static mapping, from the inventory or an operator, always has its addresses.
 2. Else who has an address keeps it while its NVE reports it. When another NVE reports it too, the first is asked
    whether the tenant is still there. If it is, that is a conflict: the newcomer is refused and reported, until the
-   first lets go. If it is not, or its NVE is not connected, the tenant has moved.
+   first lets go. If it is not, or its NVE is not connected, the tenant has moved. After a restart of the NVA the
+   NVEs of before are given time to come back, and asked then.
 3. Else the newest claim has it.
 
 An IP address belongs to one MAC address of a VNI, by the same rule: a tenant that claims another's IP address is mapped
@@ -71,6 +72,8 @@ class Directory:
         self._wanting_ip: dict[Address, set[str]] = {}
         self._contested: set[tuple[str, Address]] = set()
         self._connected: set[str] = set()
+        self._expected: set[str] = set()
+        """Those that an earlier life knew and that have not come back yet: nobody takes what they have."""
 
     # What holds -----------------------------------------------------------------------------------------
 
@@ -134,6 +137,14 @@ class Directory:
             self._learned[address] = mapping.model_copy(update={"ips": ips})
             self._ip_owner.update({(mapping.vni, ip): mapping.mac for ip in ips})
             self._reports.setdefault(mapping.nve, _Report()).claims[address] = mapping.ips
+            self._expected.add(mapping.nve)
+
+    def expect_no_longer(self) -> list[Outcome]:
+        """Note that who has not come back since the earlier life is gone: who claims what it had may have it."""
+        outcomes: list[Outcome] = []
+        while self._expected:
+            outcomes += self._evaluate_contested(self._expected.pop())
+        return outcomes
 
     def report(self, nve: str, number: int, tenants: Iterable[Tenant]) -> list[Outcome]:
         """Take the report of all tenants that ``nve`` sees; one that is not newer than the last changes nothing."""
@@ -152,7 +163,7 @@ class Directory:
                 outcomes += self._evaluate(address, newest=nve)
         return outcomes
 
-    def connected(self, nve: str, *, fresh: bool) -> None:
+    def connected(self, nve: str, *, fresh: bool) -> list[Outcome]:
         """Note that an NVE has registered; with ``fresh`` as a new process, whose reports count from the start.
 
         The same process says its last report again, which counts: others may have got what it claims meanwhile.
@@ -161,6 +172,10 @@ class Directory:
         if nve in self._reports:
             report = self._reports[nve]
             report.number = 0 if fresh else max(0, report.number - 1)
+        if nve not in self._expected:
+            return []
+        self._expected.discard(nve)
+        return self._evaluate_contested(nve)
 
     def disconnected(self, nve: str) -> list[Outcome]:
         """Note that an NVE cannot be asked: who waits for its answer gets the addresses.
@@ -168,6 +183,10 @@ class Directory:
         Who was refused while it could be asked does not, unless it lets go and claims anew.
         """
         self._connected.discard(nve)
+        return self._evaluate_contested(nve)
+
+    def _evaluate_contested(self, nve: str) -> list[Outcome]:
+        """Decide anew who has what ``nve`` has and others claim too."""
         held = [address for address, mapping in self._learned.items() if mapping.nve == nve]
         outcomes: list[Outcome] = []
         for address in held:
@@ -195,6 +214,7 @@ class Directory:
     def forget(self, nve: str) -> list[Outcome]:
         """Drop all that ``nve`` claims: it was revoked."""
         self._connected.discard(nve)
+        self._expected.discard(nve)
         self._contested = {entry for entry in self._contested if entry[0] != nve}
         report = self._reports.pop(nve, None)
         held = [address for address, mapping in self._learned.items() if mapping.nve == nve]
@@ -220,6 +240,8 @@ class Directory:
                 return self._grant(address, held.nve)
             if held.nve in self._connected:
                 return [Ask(held.nve, *address)]
+            if held.nve in self._expected:
+                return []  # it is asked as soon as it is back
             self._reports[held.nve].claims.pop(address)
             claimants = [nve for nve in claimants if nve != held.nve]
         if not claimants:

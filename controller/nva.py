@@ -114,7 +114,7 @@ class Nva:
                 node.instance, node.signing_key = str(content["instance"]), content["signing_key"]
                 node.known, node.revoked = bool(content["known"]), bool(content["revoked"])
         self._pusher.fill(inventory, [node.name for node in self.nodes.values() if node.revoked])
-        self._tenants.restore(inventory, saved)
+        self._tenants.restore(inventory, saved, now)
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
 
         def fits(association: Association) -> bool:
@@ -249,7 +249,7 @@ class Nva:
             node.instance, node.signing_key = given.instance, given.signing_key
             self._keep_node(node)
         self._pusher.concern({name} | self.associations.register(name, given.signing_key, now, fresh=fresh))
-        self._tenants.connected(name, fresh=fresh)
+        self._tenants.connected(name, now, fresh=fresh)
         self.book.joined(name)
         checked = node.has_checked()
         if checked is not None:  # on the connection before: it will not be asked again
