@@ -38,6 +38,8 @@ __all__ = ["Close", "Closed", "Effect", "Input", "Nva", "Opened", "PathsAre", "R
 
 _NOT_REGISTERED = -32001
 _REFUSED = -32002
+MAX_CONNECTIONS_OF_NODE = 4
+"""Connections with one node's certificate at most; the oldest that is not registered makes room."""
 
 
 class Nva:
@@ -165,8 +167,13 @@ class Nva:
         if node.revoked:
             self.report(now, "refused", message.name, "it is revoked")
             return [Close(message.connection, "revoked")]
+        # Whoever holds one certificate must not take the room of all others.
+        own = [number for number, name in self._connections.items() if name == message.name]
+        spare = [number for number in own if number != node.connection]
         self._connections[message.connection] = message.name
-        return []
+        if len(own) < MAX_CONNECTIONS_OF_NODE:
+            return []
+        return [self._end(spare[0], "made room for another connection of this node", now)]
 
     def _closed(self, message: Closed, now: float) -> None:
         name = self._connections.pop(message.connection, None)

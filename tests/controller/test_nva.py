@@ -541,3 +541,15 @@ def test_two_connections_of_one_name_do_not_mix() -> None:
     world.lose(second)
     assert first.closed is None
     assert world.view("nodes")["nodes"][0]["connected"]
+
+
+def test_one_certificate_does_not_take_the_room_of_all_others() -> None:
+    world = World()
+    registered = world.register("nve1")
+    idle = [world.open("nve1") for _ in range(50)]
+    assert registered.closed is None
+    assert [node.closed is None for node in idle] == [False] * 47 + [True] * 3
+    assert world.events("refused", "nve1")
+    again = world.reconnect(registered)
+    assert world.view("nodes")["nodes"][0]["connected"]
+    assert again.closed is None
