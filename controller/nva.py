@@ -340,6 +340,8 @@ class Nva:
     def _resync(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
         del request, now
         node = self.nodes[name]
+        if node.push is not None and "base" not in node.push.params:
+            return {}  # a snapshot is on its way
         node.positions = node.push = None
         self._pusher.push_over(node)
         self._pusher.at_once(name)

@@ -553,3 +553,16 @@ def test_one_certificate_does_not_take_the_room_of_all_others() -> None:
     again = world.reconnect(registered)
     assert world.view("nodes")["nodes"][0]["connected"]
     assert again.closed is None
+
+
+def test_a_snapshot_that_is_on_its_way_is_not_made_again() -> None:
+    world = World()
+    node = world.register("nve1")
+    world.silent = {"nve1"}
+    before = len(node.pushes)
+    for number in range(100):
+        world.send(node, jsonrpc.Request(1000 + number, "resync", {}))
+    assert len(node.pushes) == before + 1
+    world.silent = set()
+    world.tick()
+    assert world.nva.in_step(world.nva.nodes["nve1"])
