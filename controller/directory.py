@@ -70,6 +70,8 @@ class Directory:
         self._reports: dict[str, _Report] = {}
         self._ip_owner: dict[Address, str] = {}
         self._wanting_ip: dict[Address, set[str]] = {}
+        self._wanted_ips: dict[Address, set[str]] = {}
+        """The same by who wants them: it ends with what the tenant claims."""
         self._contested: set[tuple[str, Address]] = set()
         self._connected: set[str] = set()
         self._expected: set[str] = set()
@@ -102,6 +104,7 @@ class Directory:
         before = self.get(*address)
         outcomes: list[Outcome] = []
         self._learned.pop(address, None)
+        self._want(address, ())
         self._static[address] = mapping
         freed = self._release_ips(before, keep=mapping.ips)
         for ip in mapping.ips:
@@ -263,15 +266,13 @@ class Directory:
     def _grant(self, address: Address, nve: str) -> list[Outcome]:
         vni, mac = address
         held = self._learned.get(address)
-        outcomes: list[Outcome] = []
-        ips = []
-        for ip in dict.fromkeys(self._reports[nve].claims[address]):
-            owner = self._ip_owner.get((vni, ip))
-            if owner in (None, mac):
-                ips.append(ip)
-            elif mac not in self._wanting_ip.setdefault((vni, ip), set()):
-                self._wanting_ip[vni, ip].add(mac)
-                outcomes.append(Conflict(nve, f"{ip} in VNI {vni} is claimed by {mac} and belongs to {owner}"))
+        claimed = dict.fromkeys(self._reports[nve].claims[address])
+        refused = {ip: owner for ip in claimed if (owner := self._ip_owner.get((vni, ip))) not in (None, mac)}
+        ips = [ip for ip in claimed if ip not in refused]
+        outcomes: list[Outcome] = [
+            Conflict(nve, f"{ip} in VNI {vni} is claimed by {mac} and belongs to {refused[ip]}")
+            for ip in self._want(address, refused)
+        ]
         mapping = Mapping(vni=vni, mac=mac, ips=tuple(ips), nve=nve)
         if held == mapping:
             return outcomes
@@ -281,7 +282,23 @@ class Directory:
         came_from = None if held is None or held.nve == nve else held.nve
         return [*outcomes, Changed(vni, mac, mapping, came_from), *self._retry(freed)]
 
+    def _want(self, address: Address, ips: Iterable[str]) -> list[str]:
+        """Note which IP addresses a tenant waits for, exactly these; returns those that are new."""
+        vni, mac = address
+        wanted, before = dict.fromkeys(ips), self._wanted_ips.pop(address, set())
+        for ip in before - wanted.keys():
+            waiting = self._wanting_ip.get((vni, ip), set())
+            waiting.discard(mac)
+            if not waiting:
+                self._wanting_ip.pop((vni, ip), None)
+        for ip in wanted:
+            self._wanting_ip.setdefault((vni, ip), set()).add(mac)
+        if wanted:
+            self._wanted_ips[address] = set(wanted)
+        return [ip for ip in wanted if ip not in before]
+
     def _withdraw(self, address: Address) -> list[Outcome]:
+        self._want(address, ())
         held = self._learned.pop(address, None)
         if held is None:
             return []
@@ -304,6 +321,7 @@ class Directory:
         outcomes: list[Outcome] = []
         for vni, ip in freed:
             for mac in sorted(self._wanting_ip.pop((vni, ip), ())):
+                self._wanted_ips.get((vni, mac), set()).discard(ip)
                 held = self._learned.get((vni, mac))
                 if held is not None and (vni, mac) in self._reports.get(held.nve, _Report()).claims:
                     outcomes += self._grant((vni, mac), held.nve)
