@@ -14,6 +14,7 @@ from controller import nva
 from controller.events import MAX_EVENTS
 from controller.nodes import PUSH_LIMIT, REPEAT
 from controller.nva import Closed, PathsAre, Send, Tick
+from controller.operations import Rekey
 from geneve.control import jsonrpc
 from geneve.control.protocol import GAP, PROTOCOL_VERSION
 from tests.controller.inventories import document
@@ -566,3 +567,13 @@ def test_a_snapshot_that_is_on_its_way_is_not_made_again() -> None:
     world.silent = set()
     world.tick()
     assert world.nva.in_step(world.nva.nodes["nve1"])
+
+
+def test_an_operator_s_replacement_takes_what_has_just_been_made_too() -> None:
+    world = World()
+    nodes = world.register_all()
+    world.talk(nodes["nve1"], "nve2")
+    (before,) = between(nodes["nve1"].state.outbound, "nve1", "nve2")
+    world.operate(Rekey())
+    (after,) = between(nodes["nve1"].state.outbound, "nve1", "nve2")
+    assert after.spi != before.spi
