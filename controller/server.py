@@ -38,6 +38,8 @@ CROWDED_STEP = 0.005
 """Seconds between two looks whether there is room."""
 MAX_WAITING = 4096
 """Messages waiting for one node at most: what one read can bring is answered before the first answer is sent."""
+MAX_WAITING_BYTES = 2 * jsonrpc.MAX_PUSH_SIZE
+"""Bytes of them at most."""
 
 _BACKLOG = 2048
 _RECEIVE_SIZE = 65536
@@ -71,6 +73,8 @@ class Connection:
         self._tls, self._socket, self._shell = endpoint, connected, shell
         self._tls_lock = threading.Lock()
         self._queue: queue.Queue[object] = queue.Queue(MAX_WAITING)
+        self._queued = 0
+        self._queued_lock = threading.Lock()
         self._rate = MessageRate()
         self._reason: str | None = None
         """Why the connection ends: what came first, not what followed from it."""
@@ -78,7 +82,13 @@ class Connection:
 
     def put(self, item: object) -> None:
         """Queue plaintext to send, or the end; a connection whose queue is full is cut off."""
+        size = len(item) if isinstance(item, bytes) else 0
+        with self._queued_lock:
+            fits = not size or self._queued + size <= MAX_WAITING_BYTES
+            self._queued += size if fits else 0
         try:
+            if not fits:
+                raise queue.Full
             self._queue.put_nowait(item)
         except queue.Full:
             self.cut("does not read")
@@ -168,6 +178,8 @@ class Connection:
                     while items[-1] is not _END:
                         items.append(self._queue.get_nowait())
                 ended = items[-1] is _END
+                with self._queued_lock:
+                    self._queued -= sum(len(item) for item in items if isinstance(item, bytes))
                 with self._tls_lock:
                     for item in items:
                         if isinstance(item, bytes) and item:

@@ -17,6 +17,7 @@ A tenant is gone
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -87,6 +88,7 @@ class Presence:
         self._ports: dict[int, PortSeen] = {}
         self._places: dict[_Key, int] = {}
         self._tenants: dict[_Key, _Tenant] = {}
+        self._numbers: Counter[int] = Counter()
         self._owners: dict[tuple[int, bytes], bytes] = {}
         self._unconfirmed: dict[_Key, float] = {}
         self._questions: dict[_Key, _Question] = {}
@@ -231,13 +233,18 @@ class Presence:
 
     def _find_or_add(self, key: _Key, now: float) -> _Tenant | None:
         tenant = self._tenants.get(key)
-        if tenant is not None or key[0] not in self._learned or len(self._tenants) >= MAX_TENANTS:
+        if tenant is not None or key[0] not in self._learned or self._full(key[0]):
             return tenant
         tenant = self._tenants[key] = _Tenant(self._places.get(key))
+        self._numbers[key[0]] += 1
         if tenant.port is None:
             self._unconfirmed[key] = now + FDB_WAIT
         self._changed = True
         return tenant
+
+    def _full(self, vni: int) -> bool:
+        """Whether a virtual network has its share: one that makes addresses up takes no other's room."""
+        return len(self._tenants) >= MAX_TENANTS or self._numbers[vni] >= MAX_TENANTS // len(self._learned)
 
     def _add_ip(self, key: _Key, tenant: _Tenant, ip: bytes) -> None:
         vni, mac = key
@@ -262,6 +269,7 @@ class Presence:
         tenant = self._tenants.pop(key, None)
         if tenant is None:
             return
+        self._numbers[key[0]] -= 1
         for ip in tenant.ips:
             del self._owners[key[0], ip]
         self._unconfirmed.pop(key, None)

@@ -381,11 +381,10 @@ class AssociationTable:
     def renew_surely(self, line: Line, now: float) -> set[str]:
         """Replace a line's association, made before ``now`` and so perhaps known to whom it should not be.
 
-        What is under way is completed first; then comes another one, once.
+        What is under way is completed first; then comes another one, once. Nothing is too young for that.
         """
-        concerned = self.renew(line, now)
-        line.again = not concerned
-        return concerned
+        line.again = line.current is None or line.offered is not None or not line.taken
+        return set() if line.again else self._offer(line, now)
 
     def renew_spi(self, spi: int, now: float) -> set[str]:
         """Replace the association with ``spi`` if it is current."""

@@ -5,7 +5,8 @@ Each NVE reports all tenants it sees in VNIs whose mappings are learned. Who has
 1. A static mapping, from the inventory or an operator, always has its addresses.
 2. Else who has an address keeps it while its NVE reports it. When another NVE reports it too, the first is asked
    whether the tenant is still there. If it is, that is a conflict: the newcomer is refused and reported, until the
-   first lets go. If it is not, or its NVE is not connected, the tenant has moved.
+   first lets go. If it is not, or its NVE is not connected, the tenant has moved. After a restart of the NVA the
+   NVEs of before are given time to come back, and asked then.
 3. Else the newest claim has it.
 
 An IP address belongs to one MAC address of a VNI, by the same rule: a tenant that claims another's IP address is mapped
@@ -69,8 +70,12 @@ class Directory:
         self._reports: dict[str, _Report] = {}
         self._ip_owner: dict[Address, str] = {}
         self._wanting_ip: dict[Address, set[str]] = {}
+        self._wanted_ips: dict[Address, set[str]] = {}
+        """The same by who wants them: it ends with what the tenant claims."""
         self._contested: set[tuple[str, Address]] = set()
         self._connected: set[str] = set()
+        self._expected: set[str] = set()
+        """Those that an earlier life knew and that have not come back yet: nobody takes what they have."""
 
     # What holds -----------------------------------------------------------------------------------------
 
@@ -99,6 +104,7 @@ class Directory:
         before = self.get(*address)
         outcomes: list[Outcome] = []
         self._learned.pop(address, None)
+        self._want(address, ())
         self._static[address] = mapping
         freed = self._release_ips(before, keep=mapping.ips)
         for ip in mapping.ips:
@@ -134,6 +140,14 @@ class Directory:
             self._learned[address] = mapping.model_copy(update={"ips": ips})
             self._ip_owner.update({(mapping.vni, ip): mapping.mac for ip in ips})
             self._reports.setdefault(mapping.nve, _Report()).claims[address] = mapping.ips
+            self._expected.add(mapping.nve)
+
+    def expect_no_longer(self) -> list[Outcome]:
+        """Note that who has not come back since the earlier life is gone: who claims what it had may have it."""
+        outcomes: list[Outcome] = []
+        while self._expected:
+            outcomes += self._evaluate_contested(self._expected.pop())
+        return outcomes
 
     def report(self, nve: str, number: int, tenants: Iterable[Tenant]) -> list[Outcome]:
         """Take the report of all tenants that ``nve`` sees; one that is not newer than the last changes nothing."""
@@ -152,7 +166,7 @@ class Directory:
                 outcomes += self._evaluate(address, newest=nve)
         return outcomes
 
-    def connected(self, nve: str, *, fresh: bool) -> None:
+    def connected(self, nve: str, *, fresh: bool) -> list[Outcome]:
         """Note that an NVE has registered; with ``fresh`` as a new process, whose reports count from the start.
 
         The same process says its last report again, which counts: others may have got what it claims meanwhile.
@@ -161,6 +175,10 @@ class Directory:
         if nve in self._reports:
             report = self._reports[nve]
             report.number = 0 if fresh else max(0, report.number - 1)
+        if nve not in self._expected:
+            return []
+        self._expected.discard(nve)
+        return self._evaluate_contested(nve)
 
     def disconnected(self, nve: str) -> list[Outcome]:
         """Note that an NVE cannot be asked: who waits for its answer gets the addresses.
@@ -168,6 +186,10 @@ class Directory:
         Who was refused while it could be asked does not, unless it lets go and claims anew.
         """
         self._connected.discard(nve)
+        return self._evaluate_contested(nve)
+
+    def _evaluate_contested(self, nve: str) -> list[Outcome]:
+        """Decide anew who has what ``nve`` has and others claim too."""
         held = [address for address, mapping in self._learned.items() if mapping.nve == nve]
         outcomes: list[Outcome] = []
         for address in held:
@@ -195,6 +217,7 @@ class Directory:
     def forget(self, nve: str) -> list[Outcome]:
         """Drop all that ``nve`` claims: it was revoked."""
         self._connected.discard(nve)
+        self._expected.discard(nve)
         self._contested = {entry for entry in self._contested if entry[0] != nve}
         report = self._reports.pop(nve, None)
         held = [address for address, mapping in self._learned.items() if mapping.nve == nve]
@@ -220,6 +243,8 @@ class Directory:
                 return self._grant(address, held.nve)
             if held.nve in self._connected:
                 return [Ask(held.nve, *address)]
+            if held.nve in self._expected:
+                return []  # it is asked as soon as it is back
             self._reports[held.nve].claims.pop(address)
             claimants = [nve for nve in claimants if nve != held.nve]
         if not claimants:
@@ -241,15 +266,13 @@ class Directory:
     def _grant(self, address: Address, nve: str) -> list[Outcome]:
         vni, mac = address
         held = self._learned.get(address)
-        outcomes: list[Outcome] = []
-        ips = []
-        for ip in dict.fromkeys(self._reports[nve].claims[address]):
-            owner = self._ip_owner.get((vni, ip))
-            if owner in (None, mac):
-                ips.append(ip)
-            elif mac not in self._wanting_ip.setdefault((vni, ip), set()):
-                self._wanting_ip[vni, ip].add(mac)
-                outcomes.append(Conflict(nve, f"{ip} in VNI {vni} is claimed by {mac} and belongs to {owner}"))
+        claimed = dict.fromkeys(self._reports[nve].claims[address])
+        refused = {ip: owner for ip in claimed if (owner := self._ip_owner.get((vni, ip))) not in (None, mac)}
+        ips = [ip for ip in claimed if ip not in refused]
+        outcomes: list[Outcome] = [
+            Conflict(nve, f"{ip} in VNI {vni} is claimed by {mac} and belongs to {refused[ip]}")
+            for ip in self._want(address, refused)
+        ]
         mapping = Mapping(vni=vni, mac=mac, ips=tuple(ips), nve=nve)
         if held == mapping:
             return outcomes
@@ -259,7 +282,23 @@ class Directory:
         came_from = None if held is None or held.nve == nve else held.nve
         return [*outcomes, Changed(vni, mac, mapping, came_from), *self._retry(freed)]
 
+    def _want(self, address: Address, ips: Iterable[str]) -> list[str]:
+        """Note which IP addresses a tenant waits for, exactly these; returns those that are new."""
+        vni, mac = address
+        wanted, before = dict.fromkeys(ips), self._wanted_ips.pop(address, set())
+        for ip in before - wanted.keys():
+            waiting = self._wanting_ip.get((vni, ip), set())
+            waiting.discard(mac)
+            if not waiting:
+                self._wanting_ip.pop((vni, ip), None)
+        for ip in wanted:
+            self._wanting_ip.setdefault((vni, ip), set()).add(mac)
+        if wanted:
+            self._wanted_ips[address] = set(wanted)
+        return [ip for ip in wanted if ip not in before]
+
     def _withdraw(self, address: Address) -> list[Outcome]:
+        self._want(address, ())
         held = self._learned.pop(address, None)
         if held is None:
             return []
@@ -282,6 +321,7 @@ class Directory:
         outcomes: list[Outcome] = []
         for vni, ip in freed:
             for mac in sorted(self._wanting_ip.pop((vni, ip), ())):
+                self._wanted_ips.get((vni, mac), set()).discard(ip)
                 held = self._learned.get((vni, mac))
                 if held is not None and (vni, mac) in self._reports.get(held.nve, _Report()).claims:
                     outcomes += self._grant((vni, mac), held.nve)

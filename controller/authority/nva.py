@@ -38,6 +38,8 @@ __all__ = ["Close", "Closed", "Effect", "Input", "Nva", "Opened", "PathsAre", "R
 
 _NOT_REGISTERED = -32001
 _REFUSED = -32002
+MAX_CONNECTIONS_OF_NODE = 4
+"""Connections with one node's certificate at most; the oldest that is not registered makes room."""
 
 
 class Nva:
@@ -114,7 +116,7 @@ class Nva:
                 node.instance, node.signing_key = str(content["instance"]), content["signing_key"]
                 node.known, node.revoked = bool(content["known"]), bool(content["revoked"])
         self._pusher.fill(inventory, [node.name for node in self.nodes.values() if node.revoked])
-        self._tenants.restore(inventory, saved)
+        self._tenants.restore(inventory, saved, now)
         known = {node.name: node.signing_key for node in self.nodes.values() if node.known and not node.revoked}
 
         def fits(association: Association) -> bool:
@@ -165,8 +167,13 @@ class Nva:
         if node.revoked:
             self.report(now, "refused", message.name, "it is revoked")
             return [Close(message.connection, "revoked")]
+        # Whoever holds one certificate must not take the room of all others.
+        own = [number for number, name in self._connections.items() if name == message.name]
+        spare = [number for number in own if number != node.connection]
         self._connections[message.connection] = message.name
-        return []
+        if len(own) < MAX_CONNECTIONS_OF_NODE:
+            return []
+        return [self._end(spare[0], "made room for another connection of this node", now)]
 
     def _closed(self, message: Closed, now: float) -> None:
         name = self._connections.pop(message.connection, None)
@@ -249,7 +256,7 @@ class Nva:
             node.instance, node.signing_key = given.instance, given.signing_key
             self._keep_node(node)
         self._pusher.concern({name} | self.associations.register(name, given.signing_key, now, fresh=fresh))
-        self._tenants.connected(name, fresh=fresh)
+        self._tenants.connected(name, now, fresh=fresh)
         self.book.joined(name)
         checked = node.has_checked()
         if checked is not None:  # on the connection before: it will not be asked again
@@ -333,6 +340,8 @@ class Nva:
     def _resync(self, name: str, request: jsonrpc.Request, now: float) -> dict[str, Any]:
         del request, now
         node = self.nodes[name]
+        if node.push is not None and "base" not in node.push.params:
+            return {}  # a snapshot is on its way
         node.positions = node.push = None
         self._pusher.push_over(node)
         self._pusher.at_once(name)

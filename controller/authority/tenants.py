@@ -28,6 +28,9 @@ ASK_REPEAT = 2.0
 ASK_LIMIT = 10.0
 """Seconds after which an NVE that does not answer, though it is connected, keeps the tenant: the safe side."""
 
+RETURN_TIME = 15.0
+"""Seconds after a restart of the NVA in which nobody takes what an NVE had that has not come back yet."""
+
 MOVE_TIME = 5.0
 """Seconds within which a tenant that left one NVE and appears behind another has moved."""
 
@@ -65,8 +68,9 @@ class Tenants:
         self._learned = frozenset(vni.vni for vni in inventory.vnis if vni.learned)
         self._questions: dict[int, _Question] = {}
         self._left: dict[Address, tuple[str, float]] = {}
+        self._expect_until: float | None = None
 
-    def restore(self, inventory: Inventory, saved: Saved) -> None:
+    def restore(self, inventory: Inventory, saved: Saved, now: float) -> None:
         """Take over the inventory's mappings, and those of an earlier life that still fit."""
         for mapping in inventory.mappings:
             self.directory.set_static(mapping)
@@ -83,6 +87,7 @@ class Tenants:
             else:
                 learned.append(mapping)
         self.directory.restore(learned)
+        self._expect_until = now + RETURN_TIME
         for mapping in self.directory.all():
             self._publish(mapping.vni, mapping.mac, mapping)
 
@@ -110,9 +115,9 @@ class Tenants:
         self._act(self.directory.confirmed(nve, question.vni, question.mac, present), now)
         return True
 
-    def connected(self, nve: str, *, fresh: bool) -> None:
+    def connected(self, nve: str, now: float, *, fresh: bool) -> None:
         """Note that an NVE has registered, ``fresh`` as a new process."""
-        self.directory.connected(nve, fresh=fresh)
+        self._act(self.directory.connected(nve, fresh=fresh), now)
 
     def disconnected(self, nve: str, now: float) -> None:
         """Note that an NVE cannot be asked."""
@@ -160,6 +165,9 @@ class Tenants:
         for question in [item for item in self._questions.values() if now - item.asked >= ASK_LIMIT]:
             del self._questions[question.request]
             self._act(self.directory.confirmed(question.nve, question.vni, question.mac, True), now)
+        if self._expect_until is not None and now >= self._expect_until:
+            self._expect_until = None
+            self._act(self.directory.expect_no_longer(), now)
         if self._left:
             self._left = {place: left for place, left in self._left.items() if now - left[1] < MOVE_TIME}
 

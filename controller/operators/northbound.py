@@ -63,7 +63,7 @@ class Northbound:
         except HttpError as fault:
             return self.fault(name, fault)
         except Exception:  # one bad request must not end the listener, and the fault must show
-            log.exception("REST: %s %s failed", request.method, request.path)
+            log.exception("REST: %s %r failed", request.method, request.path)  # the path can have line feeds
             return problem(500, "the request failed inside the NVA; its log says why.")
 
     def fault(self, name: str, fault: HttpError) -> Response:

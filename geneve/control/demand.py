@@ -10,7 +10,7 @@ from geneve.control.names import IpAddress, MacAddress, Name, Vni
 MAX_DEMANDS = 64
 """Demands in one request at most."""
 MAX_TENANTS = 2048
-"""Tenants that one NVE reports at most."""
+"""Tenants that one NVE reports at most; each of its virtual networks has an equal share."""
 MAX_TENANT_IPS = 8
 """IP addresses of one tenant at most. The largest report fits in a frame: tenants can make up what they like."""
 

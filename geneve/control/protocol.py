@@ -180,8 +180,8 @@ class NodeProtocol:
         if self._tenants_request is not None:
             self._open.pop(self._tenants_request, None)  # an older report has nothing to say any more
         present = [tenant.model_dump(mode="json") for tenant in tenants]
-        self._tenants_request = self._next_id
-        self._ask("tenants", {"number": number, "present": present}, now)
+        # Always sent: there is one at most, and who reports does so once.
+        self._tenants_request = self._send("tenants", {"number": number, "present": present}, now)
 
     def acknowledge(self, event: StateReceived) -> None:
         """Record that the caller has applied ``event``'s state, and tell the NVA."""
@@ -204,12 +204,17 @@ class NodeProtocol:
             self._offer = None
 
     def _ask(self, method: str, params: dict[str, Any], now: float, demands: tuple[Demand, ...] = ()) -> None:
-        if len(self._open) >= MAX_OPEN_REQUESTS:
-            return
+        if len(self._open) < MAX_OPEN_REQUESTS:
+            self._send(method, params, now, demands)
+
+    def _send(
+        self, method: str, params: dict[str, Any], now: float, demands: tuple[Demand, ...] = ()
+    ) -> jsonrpc.RequestId:
         request = jsonrpc.Request(self._next_id, method, params)
         self._next_id += 1
         self._open[request.id] = _Open(request, now, demands)
         self._outgoing.append(request)
+        return request.id
 
     # What the NVA says ----------------------------------------------------------------------------------
 

@@ -63,6 +63,17 @@ def test_a_tenant_appears_changes_its_addresses_and_leaves(directory: Directory,
     assert directory.all() == []
 
 
+def test_who_is_gone_waits_for_no_address(directory: Directory, report: Reports) -> None:
+    report("nve1", tenant(RED, "10.0.0.1"))
+    for number in range(100):
+        report("nve2", tenant(f"02:00:00:00:02:{number:02x}", "10.0.0.1"))
+    assert directory._wanting_ip == {(100, "10.0.0.1"): {"02:00:00:00:02:63"}}
+    report("nve2", tenant("02:00:00:00:02:63", "10.0.0.2"))
+    assert directory._wanting_ip == directory._wanted_ips == {}
+    report("nve1")
+    assert kinds(report("nve2", tenant("02:00:00:00:02:63", "10.0.0.1"))) == ["Changed"]
+
+
 def test_the_same_address_in_two_vnis_is_two_tenants(directory: Directory, report: Reports) -> None:
     report("nve1", tenant(RED, "10.0.0.1"))
     assert kinds(report("nve2", tenant(RED, "10.0.0.1", vni=200))) == ["Changed"]

@@ -14,6 +14,7 @@ from controller.authority import nva
 from controller.authority.events import MAX_EVENTS
 from controller.authority.nodes import PUSH_LIMIT, REPEAT
 from controller.authority.nva import Closed, PathsAre, Send, Tick
+from controller.operators.operations import Rekey
 from geneve.control import jsonrpc
 from geneve.control.protocol import GAP, PROTOCOL_VERSION
 from tests.controller.inventories import document
@@ -541,3 +542,38 @@ def test_two_connections_of_one_name_do_not_mix() -> None:
     world.lose(second)
     assert first.closed is None
     assert world.view("nodes")["nodes"][0]["connected"]
+
+
+def test_one_certificate_does_not_take_the_room_of_all_others() -> None:
+    world = World()
+    registered = world.register("nve1")
+    idle = [world.open("nve1") for _ in range(50)]
+    assert registered.closed is None
+    assert [node.closed is None for node in idle] == [False] * 47 + [True] * 3
+    assert world.events("refused", "nve1")
+    again = world.reconnect(registered)
+    assert world.view("nodes")["nodes"][0]["connected"]
+    assert again.closed is None
+
+
+def test_a_snapshot_that_is_on_its_way_is_not_made_again() -> None:
+    world = World()
+    node = world.register("nve1")
+    world.silent = {"nve1"}
+    before = len(node.pushes)
+    for number in range(100):
+        world.send(node, jsonrpc.Request(1000 + number, "resync", {}))
+    assert len(node.pushes) == before + 1
+    world.silent = set()
+    world.tick()
+    assert world.nva.in_step(world.nva.nodes["nve1"])
+
+
+def test_an_operator_s_replacement_takes_what_has_just_been_made_too() -> None:
+    world = World()
+    nodes = world.register_all()
+    world.talk(nodes["nve1"], "nve2")
+    (before,) = between(nodes["nve1"].state.outbound, "nve1", "nve2")
+    world.operate(Rekey())
+    (after,) = between(nodes["nve1"].state.outbound, "nve1", "nve2")
+    assert after.spi != before.spi

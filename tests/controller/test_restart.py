@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from controller.authority.associations import GRACE
 from controller.authority.nva import PathsAre
 from controller.authority.records import SECRET_FIELD
+from controller.authority.tenants import RETURN_TIME
 from controller.operators.operations import OperationError, RemoveMapping, Restore, Revoke, SetMapping
 from geneve.control import jsonrpc
 from geneve.control.demand import Tenant
@@ -144,6 +145,39 @@ def test_a_tenant_that_has_moved_while_the_nva_was_away_is_found() -> None:
     world.tenants(after["nve1"], 5)
     world.tenants(after["nve2"], 1, Tenant(vni=100, mac=MAC))
     assert {item.nve for item in after["nve3"].state.mappings if item.mac == MAC} == {"nve2"}
+
+
+def test_who_comes_back_first_does_not_take_what_another_has() -> None:
+    world, nodes = talking()
+    own = Tenant(vni=100, mac=MAC, ips=("10.0.0.77",))
+    world.tenants(nodes["nve1"], 1, own)
+    world.tenants(nodes["nve2"], 1, own)
+    assert where(world) == "nve1"
+    world.restart()
+    world.tenants(world.reconnect(nodes["nve2"]), 1, own)
+    assert where(world) == "nve1", "its NVE is not back yet, and cannot be asked"
+    world.tenants(world.reconnect(nodes["nve1"]), 1, own)
+    world.wait(RETURN_TIME + 1, 1.0)
+    assert where(world) == "nve1"
+    assert len(world.events("conflict", "nve2")) == 2, "the next life reports it too"
+    assert world.events("conflict", "nve1") == []
+
+
+def test_who_does_not_come_back_loses_it_after_a_while() -> None:
+    world, nodes = talking()
+    own = Tenant(vni=100, mac=MAC, ips=("10.0.0.77",))
+    world.tenants(nodes["nve1"], 1, own)
+    world.restart()
+    world.tenants(world.reconnect(nodes["nve2"]), 1, own)
+    world.wait(RETURN_TIME - 1, 1.0)
+    assert where(world) == "nve1"
+    world.wait(2, 1.0)
+    assert where(world) == "nve2"
+
+
+def where(world: World) -> str | None:
+    mapping = world.nva.directory.get(100, MAC)
+    return None if mapping is None else mapping.nve
 
 
 def test_an_operator_s_mapping_survives_and_one_that_was_removed_does_not_come_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 import struct
 import time
@@ -192,6 +193,19 @@ def test_a_client_that_does_not_read_is_cut_off_and_delays_nobody(
     world.until(lambda: world.events("does not read") == 1)
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def test_what_waits_for_one_node_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_WAITING_BYTES", 1000)
+    near, far = socket.socketpair()
+    connection = server.Connection(1, None, near, None, "192.0.2.1")  # type: ignore[arg-type]
+    with near, far:
+        connection.put(bytes(600))
+        far.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            far.recv(1)
+        connection.put(bytes(600))
+        assert far.recv(1) == b"", "it was cut off"
 
 
 def test_one_address_cannot_use_up_all_handshakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,16 @@ def test_an_nva_that_answers_nothing_costs_bounded_memory(bench: Bench) -> None:
     assert len(bench.wait(REPEAT_INTERVAL)) == MAX_OPEN_REQUESTS
 
 
+def test_a_report_of_tenants_is_sent_however_much_is_open(bench: Bench) -> None:
+    for number in range(2 * MAX_OPEN_REQUESTS):
+        bench.protocol.ask_rekey(number, bench.now)
+    bench.said()
+    bench.protocol.tell_tenants(1, [], bench.now)
+    (report,) = bench.said()
+    assert isinstance(report, jsonrpc.Request)
+    assert report.method == "tenants"
+
+
 # Questions of the NVA -------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,19 @@ def test_tenants_are_bounded(here):
     assert len(here.known) <= module.MAX_KNOWN
 
 
+def test_a_virtual_network_that_makes_addresses_up_takes_no_other_s_room(here):
+    here.add_bridge(VNI + 1, BRIDGE + 100, TAP + 100)
+    here.set_learned([VNI, VNI + 1], 1.0)
+    for n in range(MAX_TENANTS + 10):
+        here.handle([seen(f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}")], 1.0)
+    here.handle([MacSeen(BRIDGE + 100, PORT + 100, mac(MAC2))], 1.0)
+    assert (VNI + 1, MAC2) in {(tenant.vni, tenant.mac) for tenant in here.report()}
+    assert len(here.report()) == MAX_TENANTS // 2 + 1
+    here.handle([PortGone(PORT)], 2.0)
+    here.handle([up(), seen()], 2.0)
+    assert {tenant.mac for tenant in here.report()} == {MAC, MAC2}, "what is gone leaves room"
+
+
 def test_other_virtual_networks_are_none_of_its_business(here):
     here.add_bridge(200, 30, 40)
     here.handle([MacSeen(30, 50, mac(MAC))], 1.0)
