@@ -21,6 +21,8 @@ MAX_HANDSHAKES_PER_ADDRESS = 32
 
 MESSAGES_PER_SECOND, MESSAGES_BURST = 500.0, 2000.0
 """Messages that one node may send: far more than any needs, far less than would keep the NVA from the others."""
+BYTES_PER_TOKEN = 1024
+"""Bytes that count as much as one message: long ones take longer to act upon."""
 
 
 class MessageRate:
@@ -30,13 +32,14 @@ class MessageRate:
         self._rate, self._burst = rate, burst
         self._tokens, self._last = burst, 0.0
 
-    def allows(self, now: float) -> bool:
-        """Whether one more message is within the limit; counts it if so."""
+    def allows(self, now: float, size: int = 0) -> bool:
+        """Whether one more message, or ``size`` bytes, is within the limit; counts it if so."""
         self._tokens = min(self._burst, self._tokens + (now - self._last) * self._rate)
         self._last = now
-        if self._tokens < 1:
+        cost = size / BYTES_PER_TOKEN if size else 1.0
+        if self._tokens < cost:
             return False
-        self._tokens -= 1
+        self._tokens -= cost
         return True
 
 

@@ -143,6 +143,8 @@ class Connection:
         if not self.named and self._tls.peer_name is not None:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
+        if plaintext and not self._rate.allows(time.monotonic(), len(plaintext)):
+            raise ParseError("sends more than any node needs")
         decoder.feed(plaintext)
         messages: list[Input] = []
         try:

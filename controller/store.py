@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from controller.authority.records import SECRET_FIELD, AuditLine, Change, Drop, Keep, Saved
+from controller.authority.records import SECRET_FIELD, SPI_RECORD, AuditLine, Change, Drop, Keep, Saved
 from geneve.errors import ConfigError
 
 KEY_SIZE = 32
@@ -102,7 +102,11 @@ class Store:
 
     def commit(self, changes: Iterable[Change]) -> None:
         """Write all changes or none; StoreError when that fails."""
+        changes = list(changes)
+        # SPIs that were reserved must stay so even if the machine fails: their nodes live on elsewhere.
+        lasting = any(isinstance(change, Keep) and (change.kind, change.name) == SPI_RECORD for change in changes)
         try:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for change in changes:
@@ -155,17 +159,10 @@ def load_key(path: Path) -> bytes:
     ConfigError when the file cannot be used or is open to others.
     """
     try:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            _refuse_open_file(path)
-            text = path.read_text(encoding="ascii").strip()
-        else:
-            text = secrets.token_hex(KEY_SIZE)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        if not path.exists():
+            _make_key(path)
+        _refuse_open_file(path)
+        text = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be used ({error}); expected a key file of this NVA.") from None
     try:
@@ -175,6 +172,21 @@ def load_key(path: Path) -> bytes:
     if len(key) != KEY_SIZE:
         raise ConfigError(f"{path}: expected {2 * KEY_SIZE} hexadecimal digits, the key that seals the store.")
     return key
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key so that the file is whole from the first moment; one that somebody else has just made stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(KEY_SIZE) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _refuse_open_file(path: Path) -> None:

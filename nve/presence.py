@@ -27,6 +27,8 @@ from nve.fdb import Event, MacGone, MacSeen, PortGone, PortSeen
 from nve.probes import PROBE_MAC, build_probe
 from nve.tables import mac_bytes
 
+TENANTS_PER_SECOND = 1000
+"""Tenants reported at most, on the average, however often they change."""
 REPORT_PAUSE = 0.05
 """Seconds between two reports at least: a burst of changes gives two, the first at once."""
 CONFIRM_WAIT = 0.5
@@ -344,8 +346,10 @@ class Presence:
         if not self._changed or now < self._next_report:
             return None
         self._changed = False
-        self._next_report = now + REPORT_PAUSE
-        return self.report()
+        tenants = self.report()
+        # A long report is much work for the NVA, and tenants can make it change as often as they like.
+        self._next_report = now + REPORT_PAUSE + len(tenants) / TENANTS_PER_SECOND
+        return tenants
 
     def _describe(self, key: _Key, tenant: _Tenant) -> Tenant:
         if tenant.reported is None:

@@ -13,6 +13,8 @@ import struct
 import sys
 from collections.abc import Sequence
 
+from geneve.outer import internet_checksum
+
 _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
 _ICMPV6, _ADVERTISEMENT, _OVERRIDE = 58, 136, 0x20000000
@@ -29,14 +31,9 @@ def neighbour_announcement(mac: bytes, address: bytes) -> bytes:
     """Return the Ethernet frame that announces an IPv6 address of 16 bytes."""
     body = struct.pack("!BBHI", _ADVERTISEMENT, 0, 0, _OVERRIDE) + address + b"\x02\x01" + mac
     pseudo = address + _ALL_NODES + struct.pack("!II", len(body), _ICMPV6)
-    body = body[:2] + struct.pack("!H", _checksum(pseudo + body)) + body[4:]
+    body = body[:2] + struct.pack("!H", internet_checksum(pseudo + body)) + body[4:]
     header = struct.pack("!IHBB", 6 << 28, len(body), _ICMPV6, 255) + address + _ALL_NODES
     return b"\x33\x33" + _ALL_NODES[-4:] + mac + struct.pack("!H", _ETHERTYPE_IPV6) + header + body
-
-
-def _checksum(data: bytes) -> int:
-    value = int.from_bytes(data, "big") % 0xFFFF  # 2^16 is 1 modulo 2^16-1, so the number is its own sum of words
-    return 0xFFFF - value
 
 
 def announcements(mac: str, addresses: Sequence[str]) -> list[bytes]:

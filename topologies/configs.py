@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Layout:
     @property
     def nva_key(self) -> Path:
         """The key that seals the secrets in what the NVA remembers."""
-        return self.private / "nva-store.key"
+        return self.private / "nva-key" / "store.key"
 
     @property
     def telemetry(self) -> Path:
@@ -108,11 +109,16 @@ def _nva(plan: Plan, layout: Layout, node: str) -> dict[str, Any]:
     }
 
 
-def nve_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
-    """Return the configuration of one NVE."""
+def nve_config(plan: Plan, layout: Layout, name: str, moved: MappingType[str, str] | None = None) -> dict[str, Any]:
+    """Return the configuration of one NVE; ``moved`` are hosts that are behind another than the scenario says."""
+    places = moved or {}
     vnis = []
     for tenant_name, tenant in plan.scenario.tenants.items():
-        ports = [plan.interface(name, host) for host, entry in tenant.hosts.items() if entry.nve == name]
+        ports = [
+            plan.interface(entry.nve, host)
+            for host, entry in tenant.hosts.items()
+            if places.get(host, entry.nve) == name
+        ]
         if plan.scenario.serves(name, tenant_name):
             vnis.append({"vni": tenant.vni, "ports": ports})
     document = {

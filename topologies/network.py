@@ -38,6 +38,7 @@ from topologies.configs import (
     controller_argv,
     daemon_argv,
     export_keys,
+    nve_config,
     pki_argv,
 )
 from topologies.daemon import Daemon, TestbedError, stop_all, wait_for
@@ -287,12 +288,17 @@ class Testbed:
 
     def _write_configs(self) -> None:
         for path, document in config_files(self.plan, self.layout).items():
-            path.touch(mode=0o600)
-            path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            self._write(path, document)
+        self.layout.nva_key.parent.mkdir(mode=0o700)
         self.layout.export_keys.mkdir(mode=0o700)
         for path, key in export_keys(self.plan, self.layout).items():
             path.touch(mode=0o600)
             path.write_text(key, encoding="ascii")
+
+    @staticmethod
+    def _write(path: Path, document: dict[str, Any]) -> None:
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
     def _start_programs(self) -> None:
         self._launch(CONTROLLER_NAME, NVA_NAME, controller_argv(self.layout, self._framework))
@@ -391,6 +397,8 @@ class Testbed:
         elif name == COLLECTOR_NAME:
             self._launch(name, NVA_NAME, collector_argv(self.plan, self.layout))
         else:
+            if name in self.scenario.nves:
+                self._write(self.layout.config(name), nve_config(self.plan, self.layout, name, self._moved))
             self._launch(name, name, daemon_argv(self.plan, self.layout, name))
 
     def restart_daemon(self, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,13 +14,22 @@ REPEAT_WINDOW = 1.0
 """Seconds in which a line that comes again is only counted: an attacker must not fill the log."""
 MAX_REPEATING = 1024
 """Different lines that are watched for repetition at once."""
-MAX_LINES_PER_SECOND = 200
-"""New lines a second of the kinds that others cause; beyond, they are counted together."""
+MAX_LINES_PER_NODE = 50
+"""New lines a second about one node or address, of the kinds that others cause; beyond, they are counted."""
+MAX_LINES_PER_SECOND = 500
+"""The same about all together: strangers can have many addresses."""
+
+_MOST_SUPPRESSED = 10
 
 MAX_TEXT = 1500
 """Characters of a line at most."""
 
-_LIMITED = frozenset({"refused", "tenant", "tenant-left", "conflict"})
+_LIMITED = frozenset(
+    {
+        *("refused", "registered", "disconnected", "refused-state", "rekey"),
+        *("tenant", "tenant-left", "tenant-moved", "conflict"),
+    }
+)
 """Kinds of lines that nodes, strangers and tenants can cause as often as they like."""
 
 
@@ -37,7 +46,9 @@ class EventLog:
         self._number, self._offset, self._written = last_number, utc_offset, written
         self._lines: deque[AuditLine] = deque(maxlen=MAX_EVENTS)
         self._repeating: dict[tuple[str, str, str], _Repeating] = {}
-        self._second, self._this_second, self._suppressed = 0.0, 0, 0
+        self._second, self._this_second = 0.0, 0
+        self._of_node: Counter[str] = Counter()
+        self._suppressed: Counter[str] = Counter()
 
     def report(self, now: float, kind: str, node: str, text: str) -> None:
         """Add a line, or count it when it repeats one of the last second. Texts can have parts that nodes chose."""
@@ -52,19 +63,25 @@ class EventLog:
         if entry is not None:
             entry.times += 1
             return False
-        if self._this_second >= MAX_LINES_PER_SECOND or len(self._repeating) >= MAX_REPEATING:
-            self._suppressed += 1
+        full = self._this_second >= MAX_LINES_PER_SECOND or len(self._repeating) >= MAX_REPEATING
+        if full or self._of_node[node] >= MAX_LINES_PER_NODE:
+            known = node in self._suppressed or len(self._suppressed) < MAX_REPEATING
+            self._suppressed[node if known else ""] += 1
             return False
         self._this_second += 1
+        self._of_node[node] += 1
         self._repeating[kind, node, text] = _Repeating(now)
         return True
 
     def settle(self, now: float) -> None:
         """Write how often lines were repeated, once their second is over."""
         if now - self._second >= 1.0:
-            if self._suppressed:
-                self._write(now, "refused", "", f"{self._suppressed} more lines in one second, not listed")
-            self._second, self._this_second, self._suppressed = now, 0, 0
+            suppressed, self._suppressed = self._suppressed, Counter()
+            self._second, self._this_second, self._of_node = now, 0, Counter()
+            for node, count in suppressed.most_common(_MOST_SUPPRESSED):
+                self._write(now, "refused", node, f"{count} more lines in one second, not listed")
+            if rest := sum(suppressed.values()) - sum(count for _, count in suppressed.most_common(_MOST_SUPPRESSED)):
+                self._write(now, "refused", "", f"{rest} more lines about others in one second, not listed")
         over = [key for key, entry in self._repeating.items() if now - entry.since >= REPEAT_WINDOW]
         for key in over:
             times = self._repeating.pop(key).times

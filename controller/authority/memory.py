@@ -61,7 +61,7 @@ def saved_spis(saved: Saved, token: Callable[[int], bytes], journal: Journal) ->
         key = token(SPI_KEY_SIZE)
         journal.keep(records.META, "spi-key", {records.SECRET_FIELD: key.hex()})
     start = int(meta.get("spi", {}).get("reserved", 0))
-    return SpiSpace(key, start, lambda limit: journal.keep(records.META, "spi", {"reserved": limit}))
+    return SpiSpace(key, start, lambda limit: journal.keep(*records.SPI_RECORD, {"reserved": limit}))
 
 
 def saved_paths(saved: Saved) -> Paths:

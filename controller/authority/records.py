@@ -9,6 +9,9 @@ from typing import Any
 META, NODE, ASSOCIATION, DEMAND, MAPPING, POLICY = "meta", "node", "association", "demand", "mapping", "policy"
 """Kinds of records."""
 
+SPI_RECORD = (META, "spi")
+"""Kind and name of the record that says how far SPIs are given out."""
+
 SECRET_FIELD = "secret"  # noqa: S105 - the name of a field, not a secret
 """The field of a record that is a secret: the store seals it."""
 

@@ -259,7 +259,7 @@ class Underlay:
             if added or deleted:
                 new, old = sorted(after - before, key=repr), sorted(before - after, key=repr)
                 commands.append(Update(dpid, tuple(added), tuple(deleted), tuple(new), tuple(old), self._cookie))
-        paths = self._nve_paths()
+        paths = self._nve_paths() if links_changed or not self._paths else self._paths
         if paths != self._paths:
             self._paths = paths
             commands.append(PathsChanged(paths))

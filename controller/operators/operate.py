@@ -71,6 +71,10 @@ def _set_mapping(nva: Nva, operation: SetMapping, now: float) -> dict[str, Any]:
     if not nva.membership.serves(mapping.nve, mapping.vni):
         text = f"key 'nve': '{mapping.nve}' does not serve VNI {mapping.vni}; name one that does."
         raise OperationError(Fault.INVALID, text)
+    network = next(item for item in nva.book.inventory.vnis if item.vni == mapping.vni)
+    if mapping.tag and not network.tags:
+        text = f"key 'tag': packets of VNI {mapping.vni} carry no security groups; leave it out."
+        raise OperationError(Fault.INVALID, text)
     try:
         nva.set_mapping(mapping, now)
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.admission import Admission, MessageRate, Verdict, Waiting
+from controller.admission import BYTES_PER_TOKEN, Admission, MessageRate, Verdict, Waiting
 
 NODE, OTHER_NODE = "192.168.1.1", "192.168.1.2"
 
@@ -82,3 +82,10 @@ def test_a_node_may_say_so_much_at_once_and_so_much_a_second() -> None:
     assert rate.allows(100.15)
     assert not rate.allows(100.15), "what was refused costs nothing, and what was saved up is spent"
     assert [rate.allows(200.0) for _ in range(6)] == [True] * 5 + [False], "silence saves up no more than the burst"
+
+
+def test_long_messages_count_for_more() -> None:
+    rate = MessageRate(rate=1, burst=10)
+    assert rate.allows(0.0, 9 * BYTES_PER_TOKEN)
+    assert not rate.allows(0.0, 2 * BYTES_PER_TOKEN)
+    assert rate.allows(0.0)

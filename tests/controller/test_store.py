@@ -318,3 +318,32 @@ def test_the_oldest_lines_go(monkeypatch: pytest.MonkeyPatch) -> None:
     (count,) = store._connection.execute("SELECT count(*) FROM audit").fetchone()
     assert 2000 <= count <= 3000
     assert store.last_audit_number() == 6000
+
+
+def test_reserved_spis_are_on_the_disk_before_they_are_given_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "nva.sqlite", bytes(32))
+    modes = []
+    connection = store._connection
+
+    def level() -> int:
+        return int(connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    store.commit([Keep("node", "nve1", {})])
+    modes.append(level())
+    store.commit([Keep("node", "nve1", {}), Keep("meta", "spi", {"reserved": 1024})])
+    modes.append(level())
+    store.commit([Keep("node", "nve2", {})])
+    modes.append(level())
+    assert modes == [1, 2, 1], "1 is NORMAL, 2 is FULL"
+
+
+def test_a_key_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(ConfigError, match=r"store\.key"):
+        load_key(tmp_path / "store.key")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert load_key(tmp_path / "store.key") == load_key(tmp_path / "store.key")

@@ -17,7 +17,7 @@ from geneve.inner import parse_inner
 from nve import presence as module
 from nve.dataplane import Dataplane
 from nve.fdb import MacGone, MacSeen, PortGone, PortSeen
-from nve.presence import CONFIRM_WAIT, FDB_WAIT, REPORT_PAUSE, PortMove, Presence
+from nve.presence import CONFIRM_WAIT, FDB_WAIT, REPORT_PAUSE, TENANTS_PER_SECOND, PortMove, Presence
 from nve.probes import PROBE_MAC
 from tests.support import MACS, mac, node_state, udp_frame
 
@@ -162,11 +162,20 @@ def test_a_burst_gives_one_report_at_once_and_one_a_little_later(here):
         here.handle([seen(f"02:00:00:00:01:{n:02x}")], now)
         reports.append(here.take_report(now))
     assert [len(report) for report in reports if report is not None] == [1]
-    assert here.next_deadline() == 1.0 + REPORT_PAUSE
-    report = here.take_report(1.0 + REPORT_PAUSE)
+    due = 1.0 + REPORT_PAUSE + 1 / TENANTS_PER_SECOND
+    assert here.next_deadline() == due
+    report = here.take_report(due)
     assert report is not None
     assert [tenant.mac for tenant in report] == sorted(f"02:00:00:00:01:{n:02x}" for n in range(20))
     assert here.next_deadline() is None
+
+
+def test_long_reports_are_made_less_often(here):
+    here.handle([seen(f"02:00:00:00:{n // 256:02x}:{n % 256:02x}") for n in range(500)], 1.0)
+    assert len(here.take_report(1.0) or ()) == 500
+    here.handle([seen("02:00:00:00:09:09")], 1.1)
+    assert here.take_report(1.4) is None, "half a second's worth of tenants was just reported"
+    assert len(here.take_report(1.0 + REPORT_PAUSE + 500 / TENANTS_PER_SECOND) or ()) == 501
 
 
 # --- disappearing ----------------------------------------------------------------------------
