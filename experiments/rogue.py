@@ -35,6 +35,8 @@ from nve.control import make_agent
 from topologies import sandbox
 
 _PATIENCE = 10.0
+_QUIET = 1.0
+"""Seconds without another key after which the newest is taken for the one that stays."""
 _AHEAD = 1_000_000
 """Sequence numbers that the forger skips, so that nothing it sends is taken for old."""
 
@@ -56,18 +58,25 @@ class Member:
         self.state = state
 
     def wait_for_key(self, sender: str, group: str) -> tuple[Association, Profile]:
-        """Return the association of ``sender`` for ``group`` as the NVA gives it to this member."""
+        """Return the association of ``sender`` for ``group`` that all members have in the end.
+
+        A member that joins makes the NVA replace the group's keys: what comes first is not what stays.
+        """
         end = time.monotonic() + _PATIENCE
+        quiet_since, last = time.monotonic(), None
         while time.monotonic() < end:
             self._agent.run_timers(time.monotonic())
             for _, events in self._selector.select(0.1):
                 self._agent.handle(
                     bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
                 )
-            for held in self.state.inbound if self.state is not None else ():
-                if (held.role, held.sender, held.audience) == (AssociationRole.MULTICAST, sender, group):
-                    profiles = {profile.name: profile for profile in self.state.profiles} if self.state else {}
-                    return held, profiles[held.profile]
+            state = self.state
+            found = [held for held in state.inbound if held.role is AssociationRole.MULTICAST] if state else []
+            newest = next((held for held in found[::-1] if (held.sender, held.audience) == (sender, group)), None)
+            if newest is None or newest != last:
+                quiet_since, last = time.monotonic(), newest
+            elif state is not None and time.monotonic() - quiet_since > _QUIET:
+                return newest, next(profile for profile in state.profiles if profile.name == newest.profile)
         raise RuntimeError(f"the NVA gave no key of {sender} for {group}")
 
     def close(self) -> None:

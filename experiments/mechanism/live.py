@@ -253,8 +253,9 @@ def _act(probe: Probe, bench: Bench) -> None:
         "profile": None if profile is None else profile.model_dump(mode="json"),
         "hosts": {name: bench.host(name) for name in bench.scenario.tenants[bench.original].hosts},
         "addresses": bench.testbed.plan.underlay_addresses,
-        # The SPIs that packets carry may be replaced while a probe acts: those of before and those of after.
-        "associations": known, "replaced": _associations(bench),
+        # What senders use, and besides all that packets can carry: associations are replaced while a probe acts.
+        "associations": [entry for entry in known if entry["stage"] == "current"],
+        "replaced": [*known, *_associations(bench)],
         "stats": {"before": before, "after": bench.stats()},
         "facts": facts,
     }  # fmt: skip

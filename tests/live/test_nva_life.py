@@ -90,3 +90,17 @@ def test_a_tenant_moves_while_it_is_talked_to(testbed: Testbed, hosts: Hosts) ->
         assert place == nve
     sent, lost = stream.stop()
     assert len(lost) < 250, f"a second at most for two moves: {len(lost)} of {sent}"
+
+
+def test_a_tenant_that_has_moved_survives_the_restart_of_both_nves(testbed: Testbed, hosts: Hosts) -> None:
+    home = testbed.nve_of("red3")
+    testbed.move_host("red3", "nve2")
+    stream = Stream(hosts, "red1", "red3", "10.0.0.3")
+    stream.wait_for_more()
+    for nve in ("nve3", "nve2"):
+        testbed.kill_daemon(nve)
+        testbed.restart_daemon(nve)
+        testbed.announce("red3")
+        stream.wait_for_more()
+    stream.stop()
+    testbed.move_host("red3", home)
