@@ -18,6 +18,8 @@ from nve.sealers import Key
 
 MAX_FRAMES_PER_KEY = 64
 """Frames that wait for the same keys at most."""
+MAX_FRAMES_PER_VNI = 256
+"""Frames of one virtual network that wait at most: its tenants must not take the room of all others'."""
 MAX_FRAMES = 1024
 """Frames that wait in all at most."""
 MAX_BYTES = 2 * 1024 * 1024
@@ -67,6 +69,7 @@ class WaitingFrames:
     def __init__(self) -> None:
         self._queues: dict[Key, deque[Waiting]] = {}
         self._frames = 0
+        self._of_vni: Counter[int] = Counter()
         self._bytes = 0
         self._number = 0
         self._asks: dict[Key, float] = {}
@@ -93,6 +96,7 @@ class WaitingFrames:
             self._asks.setdefault(key, now)
         queue = self._queues.get(key)
         full = queue is not None and len(queue) >= MAX_FRAMES_PER_KEY
+        full = full or self._of_vni[vni] >= MAX_FRAMES_PER_VNI
         if full or self._frames >= MAX_FRAMES or self._bytes + len(frame) > MAX_BYTES:
             return DropReason.KEY_WAIT_OVERFLOW if waits_for_keys else DropReason.UNAUTHORISED_SOURCE
         if again is None:
@@ -104,6 +108,7 @@ class WaitingFrames:
             queue = self._queues[key] = deque()
         queue.append(again)
         self._frames += 1
+        self._of_vni[vni] += 1
         self._bytes += len(frame)
         return None
 
@@ -116,6 +121,7 @@ class WaitingFrames:
     def _remove(self, key: Key) -> deque[Waiting]:
         queue = self._queues.pop(key, deque())
         self._frames -= len(queue)
+        self._of_vni.subtract(item.vni for item in queue)
         self._bytes -= sum(len(item.frame) for item in queue)
         return queue
 
@@ -159,7 +165,9 @@ class WaitingFrames:
         expired: Counter[DropReason] = Counter()
         for key, queue in list(self._queues.items()):
             while queue and queue[0].since + WAIT_SECONDS <= now:
-                self._bytes -= len(queue.popleft().frame)
+                item = queue.popleft()
+                self._bytes -= len(item.frame)
+                self._of_vni[item.vni] -= 1
                 expired[DropReason.KEY_WAIT_TIMEOUT if key[1] else DropReason.UNAUTHORISED_SOURCE] += 1
             if not queue:
                 del self._queues[key]

@@ -14,7 +14,15 @@ from geneve.drops import DropReason
 from geneve.packet import parse_packet
 from nve import waiting
 from nve.dataplane import Datagram, Dataplane, Received
-from nve.waiting import DEMAND_RETRY, MAX_FRAMES, MAX_FRAMES_PER_KEY, REFUSED_PAUSE, WAIT_SECONDS, WaitingFrames
+from nve.waiting import (
+    DEMAND_RETRY,
+    MAX_FRAMES,
+    MAX_FRAMES_PER_KEY,
+    MAX_FRAMES_PER_VNI,
+    REFUSED_PAUSE,
+    WAIT_SECONDS,
+    WaitingFrames,
+)
 from tests.nve.test_multicast_and_cover import ED25519, GROUP, SIGNERS
 from tests.nve.test_multicast_and_cover import state as group_state
 from tests.support import ADDRESSES, FULL, MACS, mac, node_state, source, udp_frame
@@ -112,10 +120,23 @@ def test_one_destination_has_its_share_of_the_room():
     assert len(one.apply(node_state("nve1"), 0.1)) == MAX_FRAMES_PER_KEY + 1
 
 
+def test_one_virtual_network_takes_no_more_than_its_share_and_gets_it_back():
+    frames = WaitingFrames()
+    keys = [(100, f"nve{n}", False, "full", None) for n in range(MAX_FRAMES_PER_VNI // MAX_FRAMES_PER_KEY + 1)]
+    reasons = [frames.add(key, 100, bytes(64), 0.0) for key in keys for _ in range(MAX_FRAMES_PER_KEY)]
+    assert reasons.count(None) == MAX_FRAMES_PER_VNI
+    other = (200, "nve1", False, "full", None)
+    assert frames.add(other, 200, bytes(64), 0.0) is None
+    frames.take(lambda key: key == keys[0])
+    assert frames.add(keys[0], 100, bytes(64), 1.0) is None
+    frames.expire(WAIT_SECONDS)
+    assert [frames.add(key, 100, bytes(64), 3.0) for key in keys[1:]] == [None] * len(keys[1:])
+
+
 def test_the_room_in_all_is_bounded_in_frames_and_bytes(monkeypatch):
     frames = WaitingFrames()
-    keys = [(100, f"nve{n}", False, "full", None) for n in range(MAX_FRAMES // MAX_FRAMES_PER_KEY + 1)]
-    reasons = [frames.add(key, 100, bytes(64), 0.0) for key in keys for _ in range(MAX_FRAMES_PER_KEY)]
+    keys = [(100 + n, f"nve{n}", False, "full", None) for n in range(MAX_FRAMES // MAX_FRAMES_PER_KEY + 1)]
+    reasons = [frames.add(key, key[0], bytes(64), 0.0) for key in keys for _ in range(MAX_FRAMES_PER_KEY)]
     assert reasons.count(None) == len(frames) == MAX_FRAMES
     assert set(reasons) == {None, DropReason.KEY_WAIT_OVERFLOW}
     monkeypatch.setattr(waiting, "MAX_BYTES", 1000)
