@@ -160,8 +160,9 @@ def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
     ]  # fmt: skip
     low, high = min([*everything, *([floor] if scale == 1.0 else [])]), max(everything)
     axes.set_xscale("log")
-    axes.set_xlim(low / 1.35, high * 1.35)
-    _plain_ticks(axes, low / 1.35, high * 1.35)
+    left = low / (1.35 if scale != 1.0 else 2.2)  # with room for how many samples lie below the resolution
+    axes.set_xlim(left, high * 1.35)
+    _plain_ticks(axes, left, high * 1.35)
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
     axes.set_ylim(len(lines) - 0.45, -0.6)
     axes.tick_params(axis="y", length=0)
