@@ -62,7 +62,6 @@ class Nva:
     ) -> None:
         saved = saved or {}
         self.journal = Journal()
-        self._utc_offset = utc_offset
         self.epoch = token(8).hex()
         """Names this NVA's lifetime; sequence numbers count within it."""
 

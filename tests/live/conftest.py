@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.bench import Hosts
 from topologies import sandbox
 from topologies.network import Testbed
 from topologies.scenario_file import load_scenario
@@ -39,6 +40,20 @@ def small_testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]
     """A started testbed of the small scenario, shared by the tests of one module."""
     with make_testbed("small", tmp_path_factory.mktemp("run")) as testbed:
         yield testbed
+
+
+@pytest.fixture(scope="module")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """A started testbed of the control-plane scenario, shared by the tests of one module."""
+    with make_testbed("control-plane", tmp_path_factory.mktemp("run")) as made:
+        yield made
+
+
+@pytest.fixture
+def hosts(testbed: Testbed, tmp_path: Path) -> Iterator[Hosts]:
+    """Senders and receivers in the hosts of the control-plane scenario."""
+    with Hosts(testbed, tmp_path) as made:
+        yield made
 
 
 def make_testbed(name: str, folder: Path, framework: str = "auto") -> Testbed:

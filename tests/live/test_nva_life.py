@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from experiments.bench import Hosts
 from experiments.traffic import parse_message
-from tests.live.conftest import make_testbed
 from tests.live.streams import Stream, converged, current_spis, wait_for
 from topologies.network import Testbed
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    with make_testbed("control-plane", tmp_path_factory.mktemp("run")) as made:
-        yield made
-
-
-@pytest.fixture
-def hosts(testbed: Testbed, tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(testbed, tmp_path) as made:
-        yield made
 
 
 def test_keys_are_made_for_those_who_talk_and_the_first_packet_arrives(testbed: Testbed, hosts: Hosts) -> None:

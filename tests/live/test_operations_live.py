@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiments.bench import Hosts
 from geneve.control.rest_client import RestError
-from tests.live.conftest import make_testbed
 from tests.live.streams import Stream, current_spis, wait_for
 from topologies.network import Testbed
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    with make_testbed("control-plane", tmp_path_factory.mktemp("run")) as made:
-        yield made
-
-
-@pytest.fixture
-def hosts(testbed: Testbed, tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(testbed, tmp_path) as made:
-        yield made
 
 
 def policy(testbed: Testbed) -> dict[str, Any]:
