@@ -143,20 +143,24 @@ class Connection:
         if not self.named and self._tls.peer_name is not None:
             self.named = True
             self._shell.node(Opened(self.number, self._tls.peer_name))
-        if plaintext and not self._rate.allows(time.monotonic(), len(plaintext)):
-            raise ParseError("sends more than any node needs")
+        if plaintext:
+            self._spend(len(plaintext))
         decoder.feed(plaintext)
         messages: list[Input] = []
         try:
             while (message := decoder.next_message()) is not None:
-                if not self._rate.allows(time.monotonic()):
-                    raise ParseError("sends more messages than any node needs")
+                self._spend()
                 messages.append(Received(self.number, message))
         finally:
             if messages:  # those before one that is not sound count
                 self._shell.node(*messages)
         if self._tls.closed:
             self.cut("closed by the node")
+
+    def _spend(self, size: int = 0) -> None:
+        """Count a message, or ``size`` bytes of some, against what one node may send; ParseError beyond."""
+        if not self._rate.allows(time.monotonic(), size):
+            raise ParseError("sends more messages than any node needs")
 
     def _finish_alert(self) -> None:
         """Let the writer send TLS's alert, which tells the node why, before the socket closes."""
