@@ -1,8 +1,8 @@
 """The virtio network header in front of frames at TAP and packet sockets: offloads that the kernel leaves to us.
 
-Ten bytes in the machine's byte order (Virtio 1.2, section 5.1.6; <linux/virtio_net.h>). A frame with a segmentation type
-stands for many: the one that would have been sent, and its payload cut into ``gso_size`` bytes each. With
-:data:`NEEDS_CHECKSUM` the transport checksum holds only the pseudo-header's sum.
+Ten bytes in the machine's byte order (Virtio 1.2, section 5.1.6; <linux/virtio_net.h>). A frame with a segmentation
+type stands for many: its payload is to be cut into ``gso_size`` bytes each. With :data:`NEEDS_CHECKSUM` the transport
+checksum holds only the pseudo-header's sum.
 """
 
 from __future__ import annotations
