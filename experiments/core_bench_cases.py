@@ -34,7 +34,8 @@ from geneve.security.seal import Item, PacketSealer
 from geneve.security.signature import SourceSigner
 from geneve.security.transit import TransitVerifier
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, build_telemetry
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 
 SIZES = (64, 512, 1400, 8900)
 _SOURCE = bytes([192, 168, 1, 1])

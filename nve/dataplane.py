@@ -192,7 +192,7 @@ class Dataplane:
     def _drop_stale(self, now: float) -> None:
         self.drops.update(self._waiting.expire(now))
 
-    def _release(self, before: _Applied, now: float) -> list[Datagram]:
+    def _release(self, before: Applied, now: float) -> list[Datagram]:
         """Decide anew about frames that waited, under what is applied now, and return what can be sent.
 
         Where policy or tables have changed, that is all of them: a tenant may have moved, a rule may demand

@@ -22,7 +22,7 @@ from nve.tables import VirtualNetwork
 
 
 class Decapsulator:
-    """The egress NVE's decisions under ``applied``. With ``merging`` the frames of a flow are delivered in one piece."""
+    """The egress NVE's decisions under ``applied``; with ``merging`` frames of one flow are delivered in one piece."""
 
     def __init__(self, counters: Counter[str], drops: Counter[DropReason], merging: bool) -> None:
         self.applied = Applied()

@@ -294,8 +294,7 @@ class Encapsulator:
         flood: bool = False,
         key: bytes | None = None,
     ) -> DropReason | None:
-        """Send frames to each of ``peers``: one, or with ``flood`` all of the VNI. ``key`` is the flow's, if it has one.
-        """
+        """Send frames to each of ``peers``: one, or with ``flood`` all of the VNI; ``key`` is that of their flow."""
         reason: DropReason | None = None
         for peer in peers:
             target: Target | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 MAX_FLOWS = 32_768
-"""Flows remembered for each direction. When there are more, those not seen for longest are forgotten and decided anew."""
+"""Flows remembered for each direction; beyond, those not seen for longest are forgotten and decided anew."""
 
 _IPV4 = b"\x08\x00\x45"
 _IPV6 = b"\x86\xdd"

@@ -100,11 +100,10 @@ MUTANTS = (
            "if applied.policy is not before.policy:", "if False:"),
     Mutant(6, "what waited for keys goes where its receiver was", "nve/dataplane.py",
            "key in applied.targets or key[0] not in same", "key in applied.targets"),
-    Mutant(6, "a missing key sends in clear", "nve/dataplane.py",
-           "reason = self._wait(key, network, frame, work, now, peer if flood else None) or reason\n"
+    Mutant(6, "a missing key sends in clear", "nve/encapsulation.py",
+           "reason = self._wait(wanted, network, frames, work, now, peer if flood else None) or reason\n"
            "                    continue",
-           "packet = _plain(network.vni, frame, options)\n                    work.result.datagrams.append("
-           "Datagram(address, packet, 0, 0))\n                    continue"),
+           "pass"),
     Mutant(7, "a transit device's window never moves", "geneve/security/transit.py",
            "association.window.commit(number)", "pass"),
     Mutant(7, "a transit device acts on a bad tag", "geneve/security/transit.py",
@@ -143,9 +142,9 @@ MUTANTS = (
     Mutant(9, "what cannot be read passes", "nve/tables.py", "return inner.readable and all(", "return all("),
     Mutant(9, "what ARP and neighbour discovery claim is not checked", "nve/tables.py",
            "for mac, ip in inner.claims)", "for mac, ip in inner.claims[:1])"),
-    Mutant(10, "a changed outer ECN field breaks the packet", "nve/dataplane.py",
-           "applied.opener.open(packet.payload, packet.source)",
-           "applied.opener.open(packet.payload, packet.source if not packet.traffic_class else b'')"),
+    Mutant(10, "a changed outer ECN field breaks the packet", "nve/decapsulation.py",
+           "opener.open_burst(packet.payload, size, packet.source)",
+           "opener.open_burst(packet.payload, size, packet.source if not packet.traffic_class else b'')"),
 )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from geneve.control.state import TransitVni
 from geneve.drops import DropReason
 from geneve.export import ExportOpener, ExportSealer, Opened
 from geneve.outer import build_datagram, build_frame, parse_outer
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 from tests.support import ADDRESSES, node_state, source, udp_frame
 from tests.transit.builders import MAC_A, MAC_B, device_state
 from transit.config import Impair

@@ -17,7 +17,8 @@ from geneve.packet import parse_packet
 from geneve.security.association import InboundAssociation
 from geneve.security.open import Opened, PacketOpener
 from geneve.security.transit import TransitVerifier, Verified
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 from nve.fdb import parse_messages
 from nve.presence import Presence
 from nve.too_big import build_too_big

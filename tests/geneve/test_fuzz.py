@@ -16,7 +16,8 @@ from geneve.packet import parse_packet
 from geneve.security.association import InboundAssociation
 from geneve.security.open import Opened, PacketOpener
 from geneve.security.seal import Item
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 from tests.geneve.fuzz_targets import CORPUS, HERE, TARGETS
 from tests.geneve.make_vectors import FOLDER, PROFILES, associations, make_sealer
 from tests.support import node_state, udp_frame

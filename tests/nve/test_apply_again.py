@@ -10,7 +10,8 @@ from geneve.control.state import NodeState
 from geneve.drops import DropReason
 from geneve.errors import ConfigError
 from geneve.packet import parse_packet
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 from tests.support import ADDRESSES, FULL, MACS, association, node_state, source, udp_frame
 
 

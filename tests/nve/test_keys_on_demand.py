@@ -13,7 +13,8 @@ from geneve.control.state import NodeState
 from geneve.drops import DropReason
 from geneve.packet import parse_packet
 from nve import waiting
-from nve.dataplane import Datagram, Dataplane, Received
+from nve.datagrams import Datagram, Received
+from nve.dataplane import Dataplane
 from nve.waiting import (
     DEMAND_RETRY,
     MAX_FRAMES,

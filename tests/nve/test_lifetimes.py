@@ -10,7 +10,8 @@ from geneve.drops import DropReason
 from geneve.packet import parse_packet
 from geneve.security.association import InboundAssociation, OutboundAssociation
 from geneve.security.store import AssociationStore
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 from nve.waiting import WAIT_SECONDS
 from tests.support import TRANSIT_COVERAGE, association, node_state, source, udp_frame
 

@@ -27,7 +27,8 @@ from geneve.security.association import OutboundAssociation
 from geneve.security.seal import Item, PacketSealer
 from geneve.security.signature import SourceSigner
 from geneve.telemetry import build_telemetry
-from nve.dataplane import Dataplane, Received
+from nve.datagrams import Received
+from nve.dataplane import Dataplane
 from tests.support import MACS, association, mac, node_state, source, udp_frame
 
 SIGNERS = {name: SourceSigner.from_seed(name.encode().ljust(32)) for name in ("nve1", "nve2", "nve3")}

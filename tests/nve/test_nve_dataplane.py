@@ -19,7 +19,8 @@ from geneve.security.association import InboundAssociation
 from geneve.security.seal import Item
 from geneve.security.transit import TransitVerifier, Verified
 from geneve.telemetry import parse_telemetry
-from nve.dataplane import Dataplane, Received, packed_address
+from nve.datagrams import Received, packed_address
+from nve.dataplane import Dataplane
 from tests.support import (
     ADDRESSES,
     CLEAR,

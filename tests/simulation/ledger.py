@@ -19,7 +19,7 @@ from geneve.security.option import SECURITY_CLASS
 from tests.simulation import scene
 
 if TYPE_CHECKING:
-    from nve.dataplane import Datagram
+    from nve.datagrams import Datagram
     from tests.simulation.nodes import SimNode, SimNve
     from tests.simulation.world import World
 

@@ -17,8 +17,9 @@ from controller.operators.operations import Rekey, Restore, Revoke, SetPolicy
 from geneve.control import protocol
 from geneve.control.state import AssociationRole
 from geneve.security.store import AssociationStore
-from nve import dataplane
-from nve.dataplane import Dataplane
+from nve import encapsulation
+from nve.datagrams import Datagram
+from nve.encapsulation import Encapsulator
 from tests.simulation import healing, scene
 from tests.simulation.ledger import check_restart, watched
 from tests.simulation.schedules import FIRST_DEMAND, JOIN, MOVE, REKEY, REVOCATION, Exchange, Runner
@@ -77,13 +78,13 @@ def nonces_start_again(patch: Patch) -> None:
 
 def plaintext_without_keys(patch: Patch) -> None:
     def fall_back(
-        self: Dataplane, key: Any, network: Any, frame: bytes, work: Any, now: float, only: str | None = None
+        self: Encapsulator, key: Any, network: Any, frames: Any, work: Any, now: float, only: str | None = None
     ) -> None:
         address = network.peers[key[1]].address if key[1] in network.peers else "239.1.1.1"
-        packet = dataplane._plain(network.vni, frame, ())
-        work.result.datagrams.append(dataplane.Datagram(address, packet, 0, 0))
+        for packet in encapsulation._plain(network.vni, frames, [()] * len(frames)):
+            work.result.datagrams.append(Datagram(address, packet, 0, 0))
 
-    patch.setattr(Dataplane, "_wait", fall_back)
+    patch.setattr(Encapsulator, "_wait", fall_back)
 
 
 def sent_before_stored(patch: Patch) -> None:

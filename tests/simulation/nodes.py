@@ -13,7 +13,8 @@ from geneve.control.state import Association, NodeState, Role
 from geneve.errors import ConfigError
 from geneve.outer import build_datagram, build_frame
 from geneve.security.signature import SourceSigner
-from nve.dataplane import Datagram, Dataplane, Received
+from nve.datagrams import Datagram, Received
+from nve.dataplane import Dataplane
 from nve.fdb import MacGone, MacSeen, PortSeen
 from nve.presence import Presence
 from tests.simulation import scene

@@ -24,7 +24,7 @@ from controller.inventory import Inventory
 from controller.operators.operate import operate
 from controller.operators.operations import Operation, OperationError, Restore, Revoke
 from geneve.control import jsonrpc
-from nve.dataplane import Datagram, Received
+from nve.datagrams import Datagram, Received
 from tests.simulation import scene
 from tests.simulation.control import LATENCY, Connection, Envelope, Fate, SimLink, describe, on_time
 from tests.simulation.ledger import Ledger
