@@ -189,13 +189,11 @@ class PacketOpener:
         """
         results: list[Burst | DropReason] = []
         at, whole = 0, len(buffer) - len(buffer) % size
+        # The first packet may be the one that makes the others known, or come late: then once more without it.
         for _ in range(2):
-            # The first packet may be what makes the others known, or come late; so try again without it.
             if whole - at < 2 * size:
                 break
-            burst = self._open_alike(memoryview(buffer)[at:whole], size, source)
-            if burst is not None:
-                results += burst
+            if self._open_alike(memoryview(buffer)[at:whole], size, source, results):
                 at = whole
                 break
             _add(results, self.open(buffer[at : at + size], source))
@@ -204,36 +202,37 @@ class PacketOpener:
             _add(results, self.open(buffer[start : start + size], source))
         return results
 
-    def _open_alike(self, packets: memoryview, size: int, source: bytes) -> list[Burst | DropReason] | None:
-        """Open whole packets of one known layout and association at once; None if they are not."""
-        first = bytes(packets[:size])
+    def _open_alike(self, packets: memoryview, size: int, source: bytes, results: list[Burst | DropReason]) -> bool:
+        """Open packets of one known layout and association at once; return whether they are that, else do nothing."""
+        first, last = bytes(packets[:size]), bytes(packets[-size:])
         layout = self._layouts.find(first) or _read_layout(first)
         if isinstance(layout, DropReason) or not layout.alike(packets, size):
-            return None
-        last = bytes(packets[-size:])
+            return False
         if layout.own is None:
             frames = [frame for (frame,) in cut(((layout.end, size),), size).iter_unpack(packets)]
-            return [Burst(_unprotected(layout, last), frames)]
+            _add_burst(results, _unprotected(layout, last), frames)
+            return True
         entry = layout.entries.get(first[layout.own])
         if entry is None or not entry.simple or entry.association.sender_address != source:
-            return None
+            return False
         association, place = entry.association, entry.place
         unsealed = unseal_all(association, place, packets, size)
         if unsealed is None:
-            return None
+            return False
         sequences, frames, refused = unsealed
-        if not refused:
-            association.window.commit_all(sequences)
-            return [Burst(Opened(layout.header, frames[-1], association, entry.kinds, last, place.covered), frames)]
-        results: list[Burst | DropReason] = []
-        association.window.commit_all([number for index, number in enumerate(sequences) if index not in refused])
-        for index, frame in enumerate(frames):
-            if index in refused:
+        for index in reversed(refused):
+            del sequences[index]
+        association.window.commit_all(sequences)
+        at = 0
+        for index in (*refused, len(frames)):
+            if at < index:
+                packet = last if index == len(frames) else bytes(packets[(index - 1) * size : index * size])
+                opened = Opened(layout.header, frames[index - 1], association, entry.kinds, packet, place.covered)
+                _add_burst(results, opened, frames[at:index] if refused else frames)
+            if index < len(frames):
                 results.append(DropReason.AUTHENTICATION_FAILED)
-            else:
-                packet = bytes(packets[index * size : (index + 1) * size])
-                _add(results, Opened(layout.header, frame, association, entry.kinds, packet, place.covered))
-        return results
+            at = index + 1
+        return True
 
     def _make_entry(self, layout: Layout, packet: bytes) -> _Entry | DropReason:
         own = _find_own(layout)
@@ -332,13 +331,17 @@ def _add(results: list[Burst | DropReason], result: Opened | DropReason) -> None
     """Add one packet's result, to the burst in front where it says the same."""
     if isinstance(result, DropReason):
         results.append(result)
-        return
-    last = results[-1] if results else None
-    if isinstance(last, Burst) and _says_the_same(last.opened, result):
-        last.frames.append(result.frame)
-        last.opened = result
     else:
-        results.append(Burst(result, [result.frame]))
+        _add_burst(results, result, [result.frame])
+
+
+def _add_burst(results: list[Burst | DropReason], opened: Opened, frames: list[bytes]) -> None:
+    last = results[-1] if results else None
+    if isinstance(last, Burst) and _says_the_same(last.opened, opened):
+        last.frames += frames
+        last.opened = opened
+    else:
+        results.append(Burst(opened, frames))
 
 
 def _says_the_same(one: Opened, other: Opened) -> bool:

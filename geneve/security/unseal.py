@@ -89,7 +89,7 @@ def cover(association: InboundAssociation, place: Place, packet: bytes) -> tuple
 
 def unseal_all(
     association: InboundAssociation, place: Place, packets: memoryview, size: int
-) -> tuple[tuple[int, ...], list[bytes], list[int]] | None:
+) -> tuple[list[int], list[bytes], list[int]] | None:
     """Do what :func:`unseal` does for ``packets`` of ``size`` bytes, alike, with nothing sealed in their options.
 
     Returns sequence numbers, payloads, and the indices of packets whose tag does not verify. None where they
@@ -124,7 +124,7 @@ def unseal_all(
     payloads, refused = association.decrypt_all(numbers, sealed, aads, flow_id)
     if split.rest is not None:
         payloads = list(map(operator.add, payloads, rest))
-    return sequences, payloads, refused
+    return list(sequences), payloads, refused
 
 
 def read_sealed(shape: Shape, sealed: bytes, header: BaseHeader) -> tuple[BaseHeader, tuple[Option, ...], int]:
