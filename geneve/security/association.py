@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from cryptography.exceptions import InvalidTag
 
@@ -23,11 +23,9 @@ from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
     SECURITY_CLASS,
-    SEQUENCE_SIZE,
     SPI_SIZE,
     TAG_SIZE,
     TRANSIT_TYPE,
-    write_sequences,
 )
 from geneve.security.replay import ReplayWindow
 from geneve.security.shape import Shape, make_shape
@@ -124,23 +122,17 @@ class OutboundAssociation(_End):
         """How many packets may still be sealed."""
         return max(0, self.hard_limit - self.last_sequence)
 
-    def reserve(self, count: int) -> Sequence[bytes]:
-        """Return the next ``count`` sequence numbers, 8 bytes each; SequenceExhaustedError beyond the hard limit.
+    def reserve(self, count: int) -> int:
+        """Return the first of the next ``count`` sequence numbers; SequenceExhaustedError beyond the hard limit.
 
         Then none is used up. Numbers are used up when they are given out, whatever happens to the
         packets: a nonce that was perhaps used must never be used again (invariant 4).
         """
+        first = self.last_sequence + 1
         if self.last_sequence + count > self.hard_limit:
             raise SequenceExhaustedError(f"association {self.spi:#010x} reached its limit of {self.hard_limit} packets")
-        first = self.last_sequence + 1
         self.last_sequence += count
-        if count == 1:
-            return (first.to_bytes(SEQUENCE_SIZE, "big"),)
-        return write_sequences(first, count)
-
-    def next_sequence(self) -> bytes:
-        """Return the next sequence number, 8 bytes; as :meth:`reserve`."""
-        return self.reserve(1)[0]
+        return first
 
     def resume(self, used: int, reserved: int) -> None:
         """Go on after ``used`` numbers that an earlier process may have spent, up to ``reserved`` at most."""
@@ -167,14 +159,18 @@ class OutboundAssociation(_End):
         self._keep_flow_key(flow_id, self._traffic_key(flow_id))
         return flow_id
 
-    def encrypt(
+    def encrypt(self, number: bytes, plaintext: bytes | memoryview, aad: bytes) -> bytes:
+        """Return ciphertext and tag under the association's own key, for a number that :meth:`reserve` gave out."""
+        return self.key.aead.encrypt(self.key.salt + number, plaintext, aad)
+
+    def encrypt_all(
         self,
         numbers: Iterable[bytes],
         plaintexts: Iterable[bytes | memoryview],
         aads: Iterable[bytes],
         flow_id: bytes = b"",
     ) -> list[bytes]:
-        """Return ciphertext and tag of each packet, for numbers that :meth:`reserve` just gave out."""
+        """Do what :meth:`encrypt` does for packets of one flow."""
         key = self.key if not flow_id else self._traffic_key(flow_id)
         return list(map(key.aead.encrypt, map(key.salt.__add__, numbers), plaintexts, aads))
 

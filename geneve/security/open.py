@@ -17,7 +17,7 @@ from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB, BaseHeader, parse_bas
 from geneve.option import OPTION_HEADER_SIZE, Option
 from geneve.security import padding
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import Layout, LayoutCache, Place, cut
+from geneve.security.layout import Columns, Layout, LayoutCache, Place
 from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
@@ -204,14 +204,16 @@ class PacketOpener:
 
     def _open_alike(self, packets: memoryview, size: int, source: bytes, results: list[Burst | DropReason]) -> bool:
         """Open packets of one known layout and association at once; return whether they are that, else do nothing."""
-        first, last = bytes(packets[:size]), bytes(packets[-size:])
+        first = bytes(packets[:size])
         layout = self._layouts.find(first) or _read_layout(first)
-        if isinstance(layout, DropReason) or not layout.alike(packets, size):
+        if isinstance(layout, DropReason):
             return False
+        last = bytes(packets[-size:])
         if layout.own is None:
-            frames = [frame for (frame,) in cut(((layout.end, size),), size).iter_unpack(packets)]
-            _add_burst(results, _unprotected(layout, last), frames)
-            return True
+            columns = Columns(layout, first).read(packets, size)
+            if columns is not None:
+                _add_burst(results, _unprotected(layout, last), list(columns[-1]))
+            return columns is not None
         entry = layout.entries.get(first[layout.own])
         if entry is None or not entry.simple or entry.association.sender_address != source:
             return False

@@ -34,6 +34,7 @@ from geneve.security.option import (
     SecuritySpan,
     is_mechanism_option,
     scan_options,
+    write_sequences,
 )
 from geneve.security.shape import HEADERS_UNIT, WORD_SIZE
 from geneve.security.signature import MAX_BATCH, SALT_SIZE, SourceSigner, signature_option_size, source_digest
@@ -41,6 +42,9 @@ from geneve.security.unseal import ALL, INNER_LENGTH, Split, split_payload
 
 MAX_LAYOUTS = 256
 """Layouts kept ready per sealer; when there are more, all are worked out anew."""
+
+MAX_LENGTHS = 64
+"""Inner lengths kept ready per option of a layout; when there are more, all are worked out anew."""
 
 _SEQUENCE_AT = OPTION_HEADER_SIZE + SPI_SIZE
 _WORDS_AT = _SEQUENCE_AT + SEQUENCE_SIZE
@@ -78,8 +82,11 @@ class _Step:
     hidden: tuple[int, ...]
     """Indices of the options hidden in it."""
     filler: bytes
-    whole: bool
-    """Whether the ciphertext is the whole payload and nothing else."""
+    padded: bool
+    split: Split
+    """How the payload is divided where no inner length says it."""
+    lengths: dict[int, tuple[int, Column, Split]]
+    """For ends of inner headers seen lately: how far they are covered, that as a column, and the division."""
     cut: Callable[[bytes], tuple[bytes, ...]]
     """Takes ciphertext and tag apart: sealed part where there is one, encrypted payload, tag."""
 
@@ -89,17 +96,17 @@ class _Layout:
     """Everything about a packet that depends only on which options it has."""
 
     columns: list[Column]
-    """Those of the packet, the payload's last, then constants of associated data; filled in are the constant ones."""
-    packet: int
-    """How many of them make the packet."""
+    """Those of the packet, up to the payload's, then constants of associated data; filled in are the constant ones."""
+    payload: int
+    """Where the payload's is."""
     clear: tuple[tuple[int, int], ...]
     """Column and index of each option that travels in clear."""
-    others: tuple[_Step, ...]
-    egress: _Step
+    steps: tuple[_Step, ...]
+    """In wire order: the egress NVE's last."""
     signature: int
     """Where the data of the signature option starts; 0 without one."""
     start: bytes
-    """What stands in front of the sequence number where that is the only part in clear that changes, else nothing."""
+    """What stands in front of the sequence number in packets of nothing else but that and an encrypted payload."""
 
 
 class PacketSealer:
@@ -177,10 +184,13 @@ class PacketSealer:
             raise ValueError("multicast packets are signed, which bursts are not")
         if not frames:
             return []
-        layout = self._layout(options[0], 1)
-        room = min(step.association.remaining for step in (*layout.others, layout.egress))
-        if room < len(frames):
-            frames, options = frames[:room], options[:room]
+        layout, count = self._layout(options[0], 1), len(frames)
+        if count == 1 and layout.start and self.egress.remaining:
+            return [_seal_plain(layout, frames[0])]
+        for step in layout.steps:
+            count = min(count, step.association.remaining)
+        if count < len(frames):
+            frames, options = frames[:count], options[:count]
         try:
             return self._seal_columns(layout, frames, inner, options)[0] if frames else []
         except SequenceExhaustedError:  # no flow ids are left
@@ -209,12 +219,8 @@ class PacketSealer:
     def _seal_one(self, item: Item, dummy_size: int | None, batch: int = 1) -> tuple[bytes, bytes, int]:
         """Return the packet, and for a multicast one the digest to be signed and where the proof belongs."""
         layout = self._layout(item.options, batch)
-        if layout.start and not self.egress.shape.padded:
-            # One short packet after another is a case of its own: columns of one would cost it half as much again.
-            egress = self.egress
-            (number,) = numbers = egress.reserve(1)
-            (sealed,) = egress.encrypt(numbers, (item.frame,), (layout.egress.lead + number,))
-            return _JOIN((layout.start, number, sealed[-TAG_SIZE:], sealed[:-TAG_SIZE])), b"", 0
+        if layout.start:
+            return _seal_plain(layout, item.frame), b"", 0
         inner = item.inner
         if inner is None and item.frame and self._reads_inner:
             inner = parse_inner(item.frame)
@@ -237,85 +243,29 @@ class PacketSealer:
         for column, index in layout.clear:
             columns[column] = [each[index] for each in options]
         payloads: Sequence[Part] = frames
-        for step in layout.others:
-            payloads, _ = self._seal_step(step, columns, payloads, inner, options)
-        if self.egress.shape.padded:
-            payloads = [
-                padding.wrap(payload, dummy_size or self._padded_size(len(payload) + padding.LENGTH_SIZE))
-                for payload in payloads
-            ]
-        payloads, digests = self._seal_step(layout.egress, columns, payloads, inner, options)
-        columns[layout.packet - 1] = payloads
-        return list(map(_JOIN, zip(*columns[: layout.packet], strict=False))), digests
+        digests: list[bytes] = []
+        for step in layout.steps:
+            split, flow_id = step.split, b""
+            if step.padded:
+                payloads = self._pad(payloads, dummy_size)
+            if step.flow:
+                flow_id = self._fill_flow(step, columns, inner)
+            if step.length:
+                split = _fill_length(step, columns, payloads, inner)
+            payloads = _seal_step(step, columns, payloads, split, flow_id, options, digests)
+        columns[layout.payload] = payloads
+        return list(_joined(columns[: layout.payload + 1])), digests
 
-    def _seal_step(
-        self,
-        step: _Step,
-        columns: list[Column],
-        payloads: Sequence[Part],
-        inner: InnerFrame | None,
-        options: Sequence[Sequence[bytes]],
-    ) -> tuple[Sequence[Part], list[bytes]]:
-        """Number, encrypt and tag one security option of each packet; return the payloads then, and digests."""
-        association = step.association
-        numbers = columns[step.number] = association.reserve(len(payloads))
-        flow_id, split = b"", _WHOLE
-        if not step.whole:
-            flow_id, split = self._fill_words(step, columns, payloads, inner)
-        encrypted = _part(payloads, split.encrypted)
-        if step.sealed:
-            hidden = [_JOIN([each[index] for index in step.hidden]) for each in options]
-            sealed_parts = zip(repeat(step.revealed), hidden, repeat(step.filler), encrypted, strict=False)
-            encrypted = map(_JOIN, sealed_parts)
-        aads: Iterable[bytes]
-        if split.clear is not None:
-            aads = map(_JOIN, zip(*step.covered(columns), _part(payloads, split.clear), strict=False))
-        elif step.lead:
-            aads = map(step.lead.__add__, numbers)
-        else:
-            aads = map(_JOIN, zip(*step.covered(columns), strict=False))
-        if association.source_proof is not None:
-            aads = list(aads)
-        sealed = association.encrypt(numbers, encrypted, aads, flow_id)
-        digests = []
-        if association.source_proof is not None:
-            digests = [
-                source_digest(aad, each[:-TAG_SIZE], each[-TAG_SIZE:]) for aad, each in zip(aads, sealed, strict=True)
-            ]
-        if split.encrypted is None and not step.sealed:
-            columns[step.tag] = sealed
-            return payloads, digests
-        if step.sealed:
-            columns[step.sealed], ciphertexts, columns[step.tag] = zip(*map(step.cut, sealed), strict=True)
-        else:
-            ciphertexts, columns[step.tag] = zip(*map(step.cut, sealed), strict=True)
-        if split.rest is None:
-            return ciphertexts, digests
-        return list(map(operator.add, ciphertexts, _part(payloads, split.rest))), digests
+    def _pad(self, payloads: Sequence[Part], dummy_size: int | None) -> Sequence[Part]:
+        sizes = [dummy_size or self._padded_size(len(payload) + padding.LENGTH_SIZE) for payload in payloads]
+        return list(map(padding.wrap, payloads, sizes))
 
-    def _fill_words(
-        self, step: _Step, columns: list[Column], payloads: Sequence[Part], inner: InnerFrame | None
-    ) -> tuple[bytes, Split]:
-        """Fill in flow id and inner length where the association has them; return the id and the payload's division."""
-        association = step.association
-        flow_id, length = b"", 0
-        if step.flow:
-            if inner is not None:
-                self._last_flow = inner.flow
-            flow_id = association.flow_id(self._last_flow)
-            columns[step.flow] = repeat(flow_id)
-        if step.length and inner is not None:
-            length = inner.headers_end
-            if association.encrypts_inner is InnerCoverage.HEADERS:
-                # In steps, so that the length says little about which headers there are.
-                length = -(-length // HEADERS_UNIT) * HEADERS_UNIT
-        if step.length:
-            shortest = min(map(len, payloads))
-            if length <= shortest:
-                columns[step.length] = repeat(INNER_LENGTH.pack(length, 0))
-            else:
-                columns[step.length] = [INNER_LENGTH.pack(min(length, len(payload)), 0) for payload in payloads]
-        return flow_id, split_payload(association.authenticates_inner, association.encrypts_inner, length)
+    def _fill_flow(self, step: _Step, columns: list[Column], inner: InnerFrame | None) -> bytes:
+        if inner is not None:
+            self._last_flow = inner.flow
+        flow_id = step.association.flow_id(self._last_flow)
+        columns[step.flow] = repeat(flow_id)
+        return flow_id
 
     def _layout(self, options: Sequence[bytes], batch: int) -> _Layout:
         # An option's own header says its class, type and length: all that the layout depends on.
@@ -370,15 +320,16 @@ class PacketSealer:
             for (association, hidden), span in zip(steps, own, strict=True)
         ]
         signature = len(template) - proof + OPTION_HEADER_SIZE if proof else 0
-        alone = len(made) == 1 and not clear and not proof and made[0].whole and made[0].lead
+        egress, shape = made[-1], self.egress.shape
+        plain = egress.lead and egress.split.rest is None and not (egress.sealed or shape.flow or shape.padded)
+        alone = len(made) == 1 and not clear and not proof
         return _Layout(
             columns=table.columns,
-            packet=table.packet,
-            clear=tuple((table.places[span.start, span.end], index) for span, index in zip(spans, clear, strict=False)),
-            others=tuple(made[:-1]),
-            egress=made[-1],
+            payload=table.payload,
+            clear=tuple(zip(table.options, clear, strict=True)),
+            steps=tuple(made),
             signature=signature,
-            start=template[: own[-1].start + _SEQUENCE_AT] if alone else b"",
+            start=template[: own[-1].start + _SEQUENCE_AT] if plain and alone else b"",
         )
 
     def _filler(self, total: int, egress_size: int) -> bytes:
@@ -417,14 +368,88 @@ def _parse_one(raw: bytes) -> Option:
     return option
 
 
-_WHOLE = Split(ALL, None, None)
+def _seal_plain(layout: _Layout, frame: Part) -> bytes:
+    """Return a packet of the plainest layout: as by columns, which would cost a single one twice as much."""
+    (step,) = layout.steps
+    association = step.association
+    number = association.reserve(1).to_bytes(SEQUENCE_SIZE, "big")
+    sealed = association.encrypt(number, frame, step.lead + number)
+    return _JOIN((layout.start, number, sealed[-TAG_SIZE:], sealed[:-TAG_SIZE]))
+
+
+def _fill_length(step: _Step, columns: list[Column], payloads: Sequence[Part], inner: InnerFrame | None) -> Split:
+    """Fill in the inner length; return how it divides the payloads."""
+    length = inner.headers_end if inner is not None else 0
+    found = step.lengths.get(length)
+    if found is None:
+        association, most = step.association, length
+        if association.encrypts_inner is InnerCoverage.HEADERS:
+            # In steps, so that the length says little about which headers there are.
+            most = -(-length // HEADERS_UNIT) * HEADERS_UNIT
+        split = split_payload(association.authenticates_inner, association.encrypts_inner, most)
+        if len(step.lengths) >= MAX_LENGTHS:
+            step.lengths.clear()
+        found = step.lengths[length] = most, repeat(INNER_LENGTH.pack(most, 0)), split
+    most, word, split = found
+    if most <= (len(payloads[0]) if len(payloads) == 1 else min(map(len, payloads))):
+        columns[step.length] = word
+    else:
+        columns[step.length] = [INNER_LENGTH.pack(min(most, len(payload)), 0) for payload in payloads]
+    return split
+
+
+def _seal_step(
+    step: _Step,
+    columns: list[Column],
+    payloads: Sequence[Part],
+    split: Split,
+    flow_id: bytes,
+    options: Sequence[Sequence[bytes]],
+    digests: list[bytes],
+) -> Sequence[Part]:
+    """Number, encrypt and tag one security option of each packet; return the payloads then. Adds to ``digests``."""
+    association = step.association
+    count = len(payloads)
+    numbers = columns[step.number] = write_sequences(association.reserve(count), count)
+    encrypted = _part(payloads, split.encrypted)
+    if step.sealed:
+        hidden = [_JOIN([each[index] for index in step.hidden]) for each in options]
+        encrypted = _joined((repeat(step.revealed), hidden, repeat(step.filler), encrypted))
+    if step.lead:
+        aads: Iterable[bytes] = map(step.lead.__add__, numbers)
+    elif split.clear is None:
+        aads = _joined(step.covered(columns))
+    else:
+        aads = _joined((*step.covered(columns), _part(payloads, split.clear)))
+    if association.source_proof is not None:
+        aads = list(aads)
+    sealed = association.encrypt_all(numbers, encrypted, aads, flow_id)
+    if association.source_proof is not None:
+        digests += [
+            source_digest(aad, each[:-TAG_SIZE], each[-TAG_SIZE:]) for aad, each in zip(aads, sealed, strict=True)
+        ]
+    if split.encrypted is None and not step.sealed:
+        columns[step.tag] = sealed
+        return payloads
+    if step.sealed:
+        columns[step.sealed], ciphertexts, columns[step.tag] = zip(*map(step.cut, sealed), strict=True)
+    else:
+        ciphertexts, columns[step.tag] = zip(*map(step.cut, sealed), strict=True)
+    if split.rest is None:
+        return ciphertexts
+    return list(map(operator.add, ciphertexts, _part(payloads, split.rest)))
+
+
+def _joined(columns: Iterable[Column]) -> Iterable[bytes]:
+    """Return the parts of each packet one behind the other; constant columns have no end."""
+    return map(_JOIN, zip(*columns))  # noqa: B905
 
 
 def _part(payloads: Sequence[Part], part: slice | None) -> Column:
     """Return one part of each payload; copies nothing where that is all of it."""
-    if part is None:
-        return repeat(b"")
-    return payloads if part is ALL else [payload[part] for payload in payloads]
+    if part is ALL:
+        return payloads
+    return repeat(b"") if part is None else [payload[part] for payload in payloads]
 
 
 class _Table:
@@ -454,8 +479,9 @@ class _Table:
             at = end
         if at < len(template):
             self._constant(template[at:])
+        self.options = [self.places[span.start, span.end] for span in clear]
+        self.payload = len(self.columns)
         self.columns.append(())
-        self.packet = len(self.columns)
 
     def _constant(self, part: bytes) -> int:
         self.columns.append(repeat(part))
@@ -476,12 +502,14 @@ class _Table:
         parts = AadPlan(association.role, shape, spans, own).parts(self.template, self.varying)
         number = (own.start + _SEQUENCE_AT, at)
         covered = [self._constant(part) if isinstance(part, bytes) else places[part] for part in parts]
-        lead = parts[0] if len(parts) == 2 and parts[1] == number and isinstance(parts[0], bytes) else b""
+        split = split_payload(association.authenticates_inner, association.encrypts_inner, 0)
+        lead = b""
+        if isinstance(parts[0], bytes) and parts[1:] == [number] and split.clear is None:
+            lead = parts[0]
         flow = places[at, at + WORD_SIZE] if shape.flow else 0
         length = places[sealed - WORD_SIZE, sealed] if shape.inner_length else 0
         size = end - sealed
         ciphertext, tag = slice(size, -TAG_SIZE), slice(-TAG_SIZE, None)
-        whole = association.encrypts_inner is InnerCoverage.ALL and not flow and not length and not size
         return _Step(
             association=association,
             number=places[number],
@@ -494,6 +522,8 @@ class _Table:
             revealed=(true_header & shape.reveal_mask).to_bytes(BASE_HEADER_SIZE, "big") if shape.reveal_mask else b"",
             hidden=hidden,
             filler=filler,
-            whole=whole,
+            padded=shape.padded,
+            split=split,
+            lengths={},
             cut=itemgetter(slice(size), ciphertext, tag) if size else itemgetter(ciphertext, tag),
         )

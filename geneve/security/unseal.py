@@ -15,7 +15,7 @@ from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, BaseHeader, parse_base_header
 from geneve.option import Option, parse_options
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import Place, cut
+from geneve.security.layout import Place
 from geneve.security.option import PADDING_TYPE, SECURITY_CLASS, read_sequences
 from geneve.security.shape import WORD_SIZE, Shape
 
@@ -36,15 +36,19 @@ class Split(NamedTuple):
     rest: slice | None
 
 
+_WHOLE, _COVERED, _NOTHING = Split(ALL, None, None), Split(None, ALL, ALL), Split(None, None, ALL)
+
+
 def split_payload(authenticate: InnerCoverage, encrypt: InnerCoverage, length: int) -> Split:
     """Return how payloads are divided in which "headers" means the first ``length`` bytes."""
     if encrypt is InnerCoverage.ALL:
-        return Split(ALL, None, None)
-    covered = {InnerCoverage.ALL: ALL, InnerCoverage.HEADERS: slice(length)}.get(authenticate)
-    if encrypt is InnerCoverage.NONE:
-        return Split(None, covered, ALL)
-    rest = slice(length, None)
-    return Split(slice(length), rest if authenticate is InnerCoverage.ALL else None, rest)
+        return _WHOLE
+    if encrypt is InnerCoverage.HEADERS:
+        rest = slice(length, None)
+        return Split(slice(length), rest if authenticate is InnerCoverage.ALL else None, rest)
+    if authenticate is InnerCoverage.HEADERS:
+        return Split(None, slice(length), ALL)
+    return _COVERED if authenticate is InnerCoverage.ALL else _NOTHING
 
 
 def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tuple[bytes, bytes] | None:
@@ -95,36 +99,42 @@ def unseal_all(
     Returns sequence numbers, payloads, and the indices of packets whose tag does not verify. None where they
     have to be looked at one by one: numbers that do not rise above the replay window, more than one flow.
     """
-    how, shape = place.columns(), association.shape
+    how, shape = place.columns(bytes(packets[: place.payload])), association.shape
     length = 0
     if shape.inner_length:
+        if size < place.payload:
+            return None
         length, zero = INNER_LENGTH.unpack_from(packets, place.sealed - WORD_SIZE)
-        if zero or place.payload + length > size:
+        if zero or not 0 < length <= size - place.payload:
             return None
     split = split_payload(association.authenticates_inner, association.encrypts_inner, length)
-    payload, behind = place.payload, place.payload + length
-    cuts = ((payload, size),) if split.encrypted is None or split.rest is None else ((payload, behind), (behind, size))
-    columns = list(zip(*cut((*how.ranges, *cuts), size).iter_unpack(packets), strict=True))
-    numbers, tags = columns[how.sequence], columns[how.tag]
+    columns = how.read(packets, size, 0 if split.encrypted is None else length)
+    if columns is None:
+        return None
+    numbers, tags, payloads = columns[how.sequence], columns[how.tag], columns[-1]
     sequences = read_sequences(numbers)
     if not association.window.all_ahead(sequences):
         return None
     for word in how.words:
         if columns[word].count(columns[word][0]) != len(numbers):
             return None
-    rest = columns[-1]
+    flow_id = columns[how.words[0]][0] if shape.flow else b""
     covered: list[Iterable[bytes]] = [
         repeat(part) if isinstance(part, bytes) else columns[part] for part in how.covered
     ]
     if split.clear is not None:
-        covered.append(rest if split.clear in (split.rest, ALL) else [each[split.clear] for each in rest])
-    aads = map(b"".join, zip(*covered, strict=False))
-    sealed = tags if split.encrypted is None else map(operator.add, columns[len(how.ranges)], tags)
-    flow_id = columns[how.words[0]][0] if shape.flow else b""
-    payloads, refused = association.decrypt_all(numbers, sealed, aads, flow_id)
-    if split.rest is not None:
-        payloads = list(map(operator.add, payloads, rest))
-    return list(sequences), payloads, refused
+        whole = split.clear in (split.rest, ALL)
+        covered.append(payloads if whole else [payload[split.clear] for payload in payloads])
+    aads = map(b"".join, zip(*covered))  # noqa: B905 - constants repeat without end
+    sealed: Iterable[bytes] = tags
+    if split.encrypted is not None:
+        sealed = map(operator.add, payloads if split.rest is None else columns[-2], tags)
+    opened, refused = association.decrypt_all(numbers, sealed, aads, flow_id)
+    if split.rest is None:
+        return list(sequences), opened, refused
+    if split.encrypted is None:
+        return list(sequences), list(payloads), refused
+    return list(sequences), list(map(operator.add, opened, payloads)), refused
 
 
 def read_sealed(shape: Shape, sealed: bytes, header: BaseHeader) -> tuple[BaseHeader, tuple[Option, ...], int]:
