@@ -159,9 +159,10 @@ class OutboundAssociation(_End):
         self._keep_flow_key(flow_id, self._traffic_key(flow_id))
         return flow_id
 
-    def encrypt(self, number: bytes, plaintext: bytes | memoryview, aad: bytes) -> bytes:
-        """Return ciphertext and tag under the association's own key, for a number that :meth:`reserve` gave out."""
-        return self.key.aead.encrypt(self.key.salt + number, plaintext, aad)
+    def encrypt(self, number: bytes, plaintext: bytes | memoryview, aad: bytes, flow_id: bytes = b"") -> bytes:
+        """Return ciphertext and tag, for a number that :meth:`reserve` just gave out."""
+        key = self.key if not flow_id else self._traffic_key(flow_id)
+        return key.aead.encrypt(key.salt + number, plaintext, aad)
 
     def encrypt_all(
         self,

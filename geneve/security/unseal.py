@@ -87,7 +87,9 @@ def cover(association: InboundAssociation, place: Place, packet: bytes) -> tuple
             return None
     flow_id = packet[word - WORD_SIZE : word] if shape.flow else b""
     split = split_payload(association.authenticates_inner, association.encrypts_inner, length)
-    encrypted, clear, rest = [b"" if part is None else payload[part] for part in split]
+    encrypted = b"" if split.encrypted is None else payload[split.encrypted]
+    clear = b"" if split.clear is None else payload[split.clear]
+    rest = b"" if split.rest is None else payload[split.rest]
     return flow_id, packet[place.sealed : place.tag] + encrypted, clear, rest
 
 
