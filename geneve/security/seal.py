@@ -203,7 +203,10 @@ class PacketSealer:
                 flow_id = step.association.flow_id(self._last_flow)
             step.seal(work, flow_id)
         parts[layout.payload] = work.payload
-        return how.join(parts[: layout.payload + 1])
+        if work.rest is None:
+            return how.join(parts[: layout.payload + 1])
+        parts[layout.payload + 1] = work.rest
+        return how.join(parts[: layout.payload + 2])
 
     def _pad(self, payload: bytes) -> bytes:
         return padding.wrap(payload, self._padded_size(len(payload) + padding.LENGTH_SIZE))

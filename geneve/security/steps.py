@@ -108,6 +108,8 @@ class Work:
     payload: Any
     options: Any
     inner: InnerFrame | None
+    rest: Any = None
+    """What stands behind the encrypted part of the payload, apart from it to save copies; None where nothing does."""
     digest: bytes = b""
     """What a signature has to cover, in the case of one multicast packet."""
 
@@ -141,7 +143,10 @@ class Step:
 
     def seal(self, work: Work, flow_id: bytes) -> None:
         """Number, encrypt and tag; SequenceExhaustedError at the hard limit."""
-        how, parts, payload, association = work.how, work.parts, work.payload, self.association
+        how, parts, association = work.how, work.parts, self.association
+        if work.rest is not None:
+            work.payload, work.rest = how.append(work.payload, work.rest), None
+        payload = work.payload
         split = self._fill_length(work) if self.length else self.split
         if flow_id:
             parts[self.flow] = how.constant(flow_id)
@@ -169,11 +174,11 @@ class Step:
             ciphertext, parts[self.tag] = how.cut(self.cut, sealed)
         else:
             parts[self.tag] = sealed
+        if split.encrypted is None:
             return
-        if split.rest is None:
-            work.payload = ciphertext
-        elif split.encrypted is not None:
-            work.payload = how.append(ciphertext, how.take(payload, split.rest))
+        work.payload = ciphertext
+        if split.rest is not None:
+            work.rest = how.take(payload, split.rest)
 
     def _fill_length(self, work: Work) -> Split:
         """Fill in the inner length; return how it divides the payload."""
@@ -201,7 +206,8 @@ class Step:
 class Table:
     """Divides the packets of one layout into parts: ``parts`` has the constant ones, and room for the others.
 
-    The packet's own parts come first, its payload at ``payload``, those that only associated data has follow.
+    The packet's own parts come first, its payload at ``payload`` and what is not encrypted of it behind that; those
+    that only associated data has follow.
     """
 
     def __init__(
@@ -229,6 +235,7 @@ class Table:
             self._constant(template[at:])
         self.options = [self.places[span.start, span.end] for span in clear]
         self.payload = self._constant(b"")
+        self._constant(b"")
 
     def _constant(self, part: bytes) -> int:
         self.parts.append(part)
