@@ -7,9 +7,11 @@ allocates nothing.
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, repeat
+from operator import itemgetter
 from typing import Any
 
 from geneve.errors import ParseError
@@ -43,7 +45,7 @@ class Layout:
     where to where the SPI stands that says which one.
     """
 
-    __slots__ = ("_heads", "end", "entries", "header", "own", "spans")
+    __slots__ = ("_heads", "columns", "end", "entries", "header", "own", "spans")
 
     def __init__(self, packet: bytes, header: BaseHeader) -> None:
         """Read the layout of ``packet``, whose base header is ``header``; ParseError as scan_options."""
@@ -57,6 +59,7 @@ class Layout:
         ]
         self.entries: dict[bytes, Any] = {}
         self.own: slice | None = None
+        self.columns: Columns | None = None
 
     def fits(self, packet: bytes) -> bool:
         """Return whether ``packet``, found under this layout's key, has this layout."""
@@ -69,14 +72,18 @@ class Layout:
 
 
 class LayoutCache:
-    """The layouts of packets that were authenticated lately."""
+    """The layouts of packets that were authenticated lately, and of the last packet that nothing protects."""
 
     def __init__(self) -> None:
         self._layouts: dict[bytes, Layout] = {}
+        self._unprotected: tuple[bytes, Layout | None] = (b"", None)
 
     def find(self, packet: bytes) -> Layout | None:
         """Return the layout of ``packet`` if it is remembered."""
-        layout = self._layouts.get(packet[:_KEY_SIZE])
+        key = packet[:_KEY_SIZE]
+        layout = self._layouts.get(key)
+        if layout is None and key == self._unprotected[0]:
+            layout = self._unprotected[1]
         return layout if layout is not None and layout.fits(packet) else None
 
     def remember(self, packet: bytes, layout: Layout) -> None:
@@ -84,6 +91,10 @@ class LayoutCache:
         if len(self._layouts) >= MAX_LAYOUTS:
             self._layouts.clear()
         self._layouts[packet[:_KEY_SIZE]] = layout
+
+    def note_unprotected(self, packet: bytes, layout: Layout) -> None:
+        """Keep the layout of a packet that nothing protects, which anybody may have sent: one at most."""
+        self._unprotected = packet[:_KEY_SIZE], layout
 
 
 class Place:
@@ -123,7 +134,7 @@ class Place:
     def columns(self, packet: bytes) -> Columns:
         """Return how packets like ``packet`` are read; worked out when first asked for, never for a stranger's."""
         if self._columns is None:
-            self._columns = Columns(self._layout, packet, self)
+            self._columns = Columns(self._layout, self, packet)
         return self._columns
 
 
@@ -131,13 +142,13 @@ class Columns:
     """How many packets of one layout and association are read at once: what all have at one place is a column.
 
     ``sequence``, ``tag`` and ``words`` (flow id and inner length, where there are any) say which columns are
-    those, and ``covered`` the parts of the associated data: constants, and columns by number. Without a ``place``
-    there are no such, only the payload.
+    those; ``covered`` picks those of the associated data, constants included. Without a ``place`` there are no
+    such, only the payload.
     """
 
-    __slots__ = ("_cuts", "_end", "_heads", "_ranges", "covered", "sequence", "tag", "words")
+    __slots__ = ("_constants", "_cuts", "_end", "_heads", "_ranges", "covered", "sequence", "tag", "words")
 
-    def __init__(self, layout: Layout, packet: bytes, place: Place | None = None) -> None:
+    def __init__(self, layout: Layout, place: Place | None = None, packet: bytes = b"") -> None:
         """``packet`` is any of the layout and the association."""
         heads = [(0, BASE_HEADER_SIZE), *[(span.start, span.start + OPTION_HEADER_SIZE) for span in layout.spans]]
         if layout.own is not None:
@@ -157,9 +168,12 @@ class Columns:
         self._cuts: dict[tuple[int, int], struct.Struct] = {}
         self.sequence, self.tag, *words = [ranges.index(field) for field in fields] or (0, 0)
         self.words = words
-        self.covered = tuple(part if isinstance(part, bytes) else ranges.index(part) for part in parts)
+        self._constants = [repeat(part) for part in parts if isinstance(part, bytes)]
+        behind = itertools.count(len(ranges))
+        covered = [next(behind) if isinstance(part, bytes) else ranges.index(part) for part in parts]
+        self.covered: Callable[[Sequence[Any]], tuple[Any, ...]] = itemgetter(*covered) if covered else tuple
 
-    def read(self, packets: memoryview, size: int, length: int = 0) -> list[tuple[bytes, ...]] | None:
+    def read(self, packets: bytes | memoryview, size: int, length: int = 0) -> list[Any] | None:
         """Return the columns of ``packets`` of ``size`` bytes; None unless layout and SPI are alike.
 
         The payload is the last column, or with a ``length`` two: that many bytes of it, and the others.
@@ -171,11 +185,12 @@ class Columns:
             if len(self._cuts) >= MAX_CUTS:
                 self._cuts.clear()
             cut = self._cuts[size, length] = self._cut(size, length)
-        columns = list(zip(*cut.iter_unpack(packets), strict=True))
+        columns: list[Any] = list(zip(*cut.iter_unpack(packets)))  # noqa: B905 - as long as they are many
         for index in self._heads:
             head = columns[index]
             if head.count(head[0]) != len(head):
                 return None
+        columns[len(self._ranges) : len(self._ranges)] = self._constants
         return columns
 
     def _cut(self, size: int, length: int) -> struct.Struct:

@@ -31,6 +31,9 @@ from geneve.security.option import (
 from geneve.security.signature import source_digest
 from geneve.security.unseal import cover, read_sealed, unseal, unseal_all
 
+MIN_ALIKE = 4
+"""From how many packets on it pays to open them at once."""
+
 Kinds = frozenset[tuple[int, int]]
 """Options by class and type."""
 
@@ -152,6 +155,8 @@ class PacketOpener:
             layout = found
         own = layout.own
         if own is None:
+            if not known:
+                self._layouts.note_unprotected(packet, layout)
             return _unprotected(layout, packet)
         entry = layout.entries.get(packet[own])
         if entry is None:
@@ -191,9 +196,10 @@ class PacketOpener:
         at, whole = 0, len(buffer) - len(buffer) % size
         # The first packet may be the one that makes the others known, or come late: then once more without it.
         for _ in range(2):
-            if whole - at < 2 * size:
+            if whole - at < MIN_ALIKE * size:
                 break
-            if self._open_alike(memoryview(buffer)[at:whole], size, source, results):
+            packets = buffer if whole - at == len(buffer) else memoryview(buffer)[at:whole]
+            if self._open_alike(buffer[at : at + size], packets, source, results):
                 at = whole
                 break
             _add(results, self.open(buffer[at : at + size], source))
@@ -202,33 +208,35 @@ class PacketOpener:
             _add(results, self.open(buffer[start : start + size], source))
         return results
 
-    def _open_alike(self, packets: memoryview, size: int, source: bytes, results: list[Burst | DropReason]) -> bool:
-        """Open packets of one known layout and association at once; return whether they are that, else do nothing."""
-        first = bytes(packets[:size])
-        layout = self._layouts.find(first) or _read_layout(first)
-        if isinstance(layout, DropReason):
+    def _open_alike(
+        self, first: bytes, packets: bytes | memoryview, source: bytes, results: list[Burst | DropReason]
+    ) -> bool:
+        """Open packets as large as the ``first``, if they are of one known layout and association, else do nothing."""
+        layout, size = self._layouts.find(first), len(first)
+        if layout is None:
             return False
-        last = bytes(packets[-size:])
         if layout.own is None:
-            columns = Columns(layout, first).read(packets, size)
+            if layout.columns is None:
+                layout.columns = Columns(layout)
+            columns = layout.columns.read(packets, size)
             if columns is not None:
-                _add_burst(results, _unprotected(layout, last), list(columns[-1]))
+                _add_burst(results, _unprotected(layout, bytes(packets[-size:])), list(columns[-1]))
             return columns is not None
         entry = layout.entries.get(first[layout.own])
         if entry is None or not entry.simple or entry.association.sender_address != source:
             return False
         association, place = entry.association, entry.place
-        unsealed = unseal_all(association, place, packets, size)
+        unsealed = unseal_all(association, place, first, packets)
         if unsealed is None:
             return False
         sequences, frames, refused = unsealed
-        for index in reversed(refused):
-            del sequences[index]
+        if refused:
+            sequences = [number for index, number in enumerate(sequences) if index not in refused]
         association.window.commit_all(sequences)
         at = 0
         for index in (*refused, len(frames)):
             if at < index:
-                packet = last if index == len(frames) else bytes(packets[(index - 1) * size : index * size])
+                packet = bytes(packets[(index - 1) * size : index * size])
                 opened = Opened(layout.header, frames[index - 1], association, entry.kinds, packet, place.covered)
                 _add_burst(results, opened, frames[at:index] if refused else frames)
             if index < len(frames):
@@ -395,8 +403,11 @@ def _find_own(layout: Layout) -> _Own:
 
 
 def _unprotected(layout: Layout, packet: bytes) -> Opened:
-    spans = tuple(span for span in layout.spans if not is_mechanism_option(span.option_class, span.type))
-    kinds = frozenset((span.option_class, span.type) for span in spans)
+    common: tuple[tuple[OptionSpan, ...], Kinds] | None = layout.entries.get(b"")
+    if common is None:
+        spans = tuple(span for span in layout.spans if not is_mechanism_option(span.option_class, span.type))
+        common = layout.entries[b""] = spans, frozenset((span.option_class, span.type) for span in spans)
+    spans, kinds = common
     return Opened(layout.header, packet[layout.end :], None, kinds, packet, spans)
 
 

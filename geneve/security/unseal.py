@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Iterable
-from itertools import repeat
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -94,19 +93,17 @@ def cover(association: InboundAssociation, place: Place, packet: bytes) -> tuple
 
 
 def unseal_all(
-    association: InboundAssociation, place: Place, packets: memoryview, size: int
-) -> tuple[list[int], list[bytes], list[int]] | None:
-    """Do what :func:`unseal` does for ``packets`` of ``size`` bytes, alike, with nothing sealed in their options.
+    association: InboundAssociation, place: Place, packet: bytes, packets: bytes | memoryview
+) -> tuple[Sequence[int], list[bytes], list[int]] | None:
+    """Do what :func:`unseal` does for ``packets`` as large as the first, ``packet``, whose options hide nothing.
 
     Returns sequence numbers, payloads, and the indices of packets whose tag does not verify. None where they
-    have to be looked at one by one: numbers that do not rise above the replay window, more than one flow.
+    have to be looked at one by one: not alike, numbers that do not rise above the replay window, several flows.
     """
-    how, shape = place.columns(bytes(packets[: place.payload])), association.shape
+    how, shape, size = place.columns(packet), association.shape, len(packet)
     length = 0
     if shape.inner_length:
-        if size < place.payload:
-            return None
-        length, zero = INNER_LENGTH.unpack_from(packets, place.sealed - WORD_SIZE)
+        length, zero = INNER_LENGTH.unpack_from(packet, place.sealed - WORD_SIZE)
         if zero or not 0 < length <= size - place.payload:
             return None
     split = split_payload(association.authenticates_inner, association.encrypts_inner, length)
@@ -120,23 +117,21 @@ def unseal_all(
     for word in how.words:
         if columns[word].count(columns[word][0]) != len(numbers):
             return None
-    flow_id = columns[how.words[0]][0] if shape.flow else b""
-    covered: list[Iterable[bytes]] = [
-        repeat(part) if isinstance(part, bytes) else columns[part] for part in how.covered
-    ]
+    covered = how.covered(columns)
     if split.clear is not None:
         whole = split.clear in (split.rest, ALL)
-        covered.append(payloads if whole else [payload[split.clear] for payload in payloads])
+        covered = (*covered, payloads if whole else [payload[split.clear] for payload in payloads])
     aads = map(b"".join, zip(*covered))  # noqa: B905 - constants repeat without end
     sealed: Iterable[bytes] = tags
     if split.encrypted is not None:
         sealed = map(operator.add, payloads if split.rest is None else columns[-2], tags)
+    flow_id = columns[how.words[0]][0] if shape.flow else b""
     opened, refused = association.decrypt_all(numbers, sealed, aads, flow_id)
     if split.rest is None:
-        return list(sequences), opened, refused
+        return sequences, opened, refused
     if split.encrypted is None:
-        return list(sequences), list(payloads), refused
-    return list(sequences), list(map(operator.add, opened, payloads)), refused
+        return sequences, list(payloads), refused
+    return sequences, list(map(operator.add, opened, payloads)), refused
 
 
 def read_sealed(shape: Shape, sealed: bytes, header: BaseHeader) -> tuple[BaseHeader, tuple[Option, ...], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -97,7 +98,7 @@ def test_a_burst_without_a_flow_id_left_is_empty():
 # --- opening ---------------------------------------------------------------------------------
 
 KINDS = (
-    "next", "next", "next", "tag", "payload", "replay", "skip", "late", "other", "other options", "unknown SPI",
+    *["next"] * 20, "tag", "payload", "replay", "skip", "late", "other", "other options", "unknown SPI",
     "dummy", "plain", "header", "garbage",
 )  # fmt: skip
 
@@ -195,14 +196,19 @@ def state(opener: PacketOpener) -> Any:
 
 @pytest.mark.parametrize("name", MADE)
 @given(
-    st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=10), min_size=1, max_size=3),
+    st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=14), min_size=1, max_size=3),
     st.lists(st.sampled_from([0, 0, 0, 1, 30, 1000]), min_size=3, max_size=3),
     st.integers(0, 2**32),
     st.sampled_from([HERE, HERE, HERE, source("nve3")]),
+    st.sampled_from([2, 3, 4]),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_burst_is_opened_as_its_packets_are_one_by_one(name, bursts, cuts, seed, here):
-    site = Site(name)
+def test_a_burst_is_opened_as_its_packets_are_one_by_one(name, bursts, cuts, seed, here, few):
+    with mock.patch("geneve.security.open.MIN_ALIKE", few):
+        compare(Site(name), bursts, cuts, seed, here)
+
+
+def compare(site: Site, bursts: list[list[str]], cuts: list[int], seed: int, here: bytes) -> None:
     wire, one_by_one, at_once = Wire(site, seed), site.opener(), site.opener()
     for kinds, cut in zip(bursts, cuts, strict=False):
         buffer = wire.buffer(kinds, cut)
@@ -244,6 +250,27 @@ def test_one_forged_packet_in_a_burst_costs_only_itself():  # invariant 5
     assert [window.check(number) for number in range(1, 7)] == [DropReason.REPLAYED] * 2 + [None] + [
         DropReason.REPLAYED
     ] * 2 + [None]
+
+
+def test_bursts_of_two_senders_whose_packets_look_alike():
+    site = Site("full: full")
+    opener, inner = site.opener(), parse_inner(LONG)
+    for _ in range(3):
+        for sealer, spi in ((site.sealer, 1000), (site.other, 1050)):
+            packets = sealer.seal_burst([LONG] * 8, inner, [OPTIONS] * 8)
+            (burst,) = opener.open_burst(b"".join(packets), len(packets[0]), HERE)
+            assert isinstance(burst, Burst)
+            assert (burst.opened.association.spi, burst.frames) == (spi, [LONG] * 8)
+
+
+def test_a_burst_without_protection_says_so():
+    opener = Site("full: full").opener()
+    packets = [BaseHeader(vni=100).build() + bytes([number]) * 60 for number in range(9)]
+    for _ in range(2):
+        (burst,) = opener.open_burst(b"".join(packets)[:-5], len(packets[0]), HERE)
+        assert isinstance(burst, Burst)
+        assert burst.opened.association is None
+        assert burst.frames == [*[bytes([number]) * 60 for number in range(8)], bytes([8]) * 55]
 
 
 def test_a_burst_of_strangers_leaves_nothing_behind():  # invariant 5
