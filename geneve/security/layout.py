@@ -98,11 +98,14 @@ class LayoutCache:
 
 
 class Place:
-    """Where the parts of one audience's security option stand, and what its tag covers."""
+    """Where the parts of one audience's security option stand, and what its tag covers.
+
+    ``number``, ``proof`` and ``behind`` are the slices with sequence number, tag and payload.
+    """
 
     __slots__ = (
-        "_columns", "_layout", "covered", "end", "payload", "plain", "plan", "sealed", "sequence", "sequence_end",
-        "tag",
+        "_columns", "_layout", "behind", "covered", "end", "number", "payload", "plain", "plan", "proof", "sealed",
+        "sequence", "sequence_end", "tag",
     )  # fmt: skip
 
     def __init__(self, association: InboundAssociation, layout: Layout, own: OptionSpan) -> None:
@@ -113,6 +116,8 @@ class Place:
         self.sealed = own.start + shape.head_size
         self.tag, self.end = own.end - TAG_SIZE, own.end
         self.payload = layout.end
+        self.number, self.proof = slice(self.sequence, self.sequence_end), slice(self.tag, self.end)
+        self.behind = slice(self.payload, None)
         if self.tag < self.sealed:
             raise ParseError("security option shorter than its association says")
         self._layout = layout

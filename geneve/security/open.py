@@ -167,7 +167,7 @@ class PacketOpener:
         association, place = entry.association, entry.place
         if association.sender_address != source:
             return DropReason.SOURCE_MISMATCH
-        number = int.from_bytes(packet[place.sequence : place.sequence_end], "big")
+        number = int.from_bytes(packet[place.number], "big")
         refused = association.window.check(number)
         if refused is not None:
             return refused

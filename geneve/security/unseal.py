@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -43,11 +44,16 @@ def split_payload(authenticate: InnerCoverage, encrypt: InnerCoverage, length: i
     if encrypt is InnerCoverage.ALL:
         return _WHOLE
     if encrypt is InnerCoverage.HEADERS:
-        rest = slice(length, None)
-        return Split(slice(length), rest if authenticate is InnerCoverage.ALL else None, rest)
+        return _split_at(length, authenticate is InnerCoverage.ALL)
     if authenticate is InnerCoverage.HEADERS:
         return Split(None, slice(length), ALL)
     return _COVERED if authenticate is InnerCoverage.ALL else _NOTHING
+
+
+@lru_cache(maxsize=1024)
+def _split_at(length: int, covered: bool) -> Split:
+    rest = slice(length, None)
+    return Split(slice(length), rest if covered else None, rest)
 
 
 def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tuple[bytes, bytes] | None:
@@ -55,18 +61,18 @@ def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tupl
 
     None means that the tag does not verify. Changes nothing that an unverified packet could change.
     """
-    sequence = packet[place.sequence : place.sequence_end]
+    number = packet[place.number]
     try:
         if place.plain:
             # The call is made here, one frame less than through the association: a refusal unwinds every frame.
-            key, ciphertext = association.key, packet[place.payload :] + packet[place.tag : place.end]
-            return b"", key.aead.decrypt(key.salt + sequence, ciphertext, place.plan.build(packet, b""))
+            key, ciphertext = association.key, packet[place.behind] + packet[place.proof]
+            return b"", key.aead.decrypt(key.salt + number, ciphertext, place.plan.build(packet, b""))
         parts = cover(association, place, packet)
         if parts is None:
             return None
         flow_id, ciphertext, clear, rest = parts
         plaintext = association.decrypt(
-            sequence, ciphertext + packet[place.tag : place.end], place.plan.build(packet, clear), flow_id
+            number, ciphertext + packet[place.proof], place.plan.build(packet, clear), flow_id
         )
     except InvalidTag:
         return None
@@ -77,7 +83,7 @@ def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tupl
 def cover(association: InboundAssociation, place: Place, packet: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
     """Return flow id, ciphertext, covered clear payload, and the payload behind the ciphertext; None if impossible."""
     shape = association.shape
-    payload = packet[place.payload :]
+    payload = packet[place.behind]
     length, word = 0, place.sealed
     if shape.inner_length:
         word -= WORD_SIZE
