@@ -210,16 +210,14 @@ class InboundAssociation(_End):
         key = self.key if not flow_id else self._traffic_key(flow_id)
         plaintexts: list[bytes] = []
         refused: list[int] = []
-        append, decrypt = plaintexts.append, key.aead.decrypt
-        following = zip(map(key.salt.__add__, numbers), sealed, aads, strict=False)
+        following = map(key.aead.decrypt, map(key.salt.__add__, numbers), sealed, aads)
         while True:
             try:
-                for nonce, ciphertext, aad in following:
-                    append(decrypt(nonce, ciphertext, aad))
+                plaintexts.extend(following)  # what it took before an exception stays
                 break
             except InvalidTag:
                 refused.append(len(plaintexts))
-                append(b"")
+                plaintexts.append(b"")
         if flow_id and len(refused) < len(plaintexts):
             self._keep_flow_key(flow_id, key)
         return plaintexts, refused

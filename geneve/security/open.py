@@ -193,6 +193,9 @@ class PacketOpener:
         That is how the kernel hands over several datagrams (UDP_GRO). Decides as :meth:`open` packet by packet.
         """
         results: list[Burst | DropReason] = []
+        if len(buffer) <= size:
+            _add(results, self.open(buffer, source))
+            return results
         at, whole = 0, len(buffer) - len(buffer) % size
         # The first packet may be the one that makes the others known, or come late: then once more without it.
         for _ in range(2):

@@ -122,7 +122,7 @@ class PacketSealer:
         numbers given out stay used). ValueError when the options exceed 252 bytes.
         """
         if self._signer is None:
-            return [self._seal_one(item, None)[0] for item in items]
+            return [self._seal_one(self._layout(item.options, 1), item)[0] for item in items]
         pending = list(items)
         size = MAX_BATCH if self.egress.source_proof is SourceProof.MERKLE else 1
         batches = [pending[start : start + size] for start in range(0, len(pending), size)]
@@ -146,48 +146,48 @@ class PacketSealer:
             count = min(count, step.association.remaining)
         try:
             if count == 1:
-                return [self._seal_one(Item(frames[0], options[0], inner), None)[0]]
+                return [self._seal_one(layout, Item(frames[0], options[0], inner))[0]]
             if count < len(frames):
                 frames, options = frames[:count], options[:count]
             if not frames:
                 return []
             work = Work(MANY, count, layout.many.copy(), frames, options, inner)
-            return list(self._seal_work(layout, work, None))
+            return list(self._seal_work(layout, work))
         except SequenceExhaustedError:  # no flow ids are left
             return []
 
     def seal_dummy(self, size: int, options: Sequence[bytes] = ()) -> bytes:
         """Return a packet without a frame that looks like one with a frame of ``size`` bytes (SEC-GEN-7)."""
         total = self._padded_size(min(size + padding.LENGTH_SIZE, self.largest))
-        return self._seal_one(Item(b"", options), total)[0]
+        return self._seal_one(self._layout(options, 1), Item(b"", options), total)[0]
 
     def _seal_signed(self, batch: Sequence[Item], signer: SourceSigner) -> list[bytes]:
-        sealed = [self._seal_one(item, None, len(batch)) for item in batch]
-        digests = [digest for _, digest, _ in sealed]
+        layouts = [self._layout(item.options, len(batch)) for item in batch]
+        sealed = [self._seal_one(layout, item) for layout, item in zip(layouts, batch, strict=True)]
+        digests = [digest for _, digest in sealed]
         if self.egress.source_proof is SourceProof.MERKLE:
             proofs = signer.sign_batch(digests, secrets.token_bytes(SALT_SIZE))
         else:
             proofs = [signer.sign(digest) for digest in digests]
         return [
-            packet[:place] + proof + packet[place + len(proof) :]
-            for (packet, _, place), proof in zip(sealed, proofs, strict=True)
+            packet[: layout.signature] + proof + packet[layout.signature + len(proof) :]
+            for (packet, _), proof, layout in zip(sealed, proofs, layouts, strict=True)
         ]
 
     def _padded_size(self, size: int) -> int:
         return padding.padded_size(self.egress.terms.padding, size, self.largest, self._random_below)
 
-    def _seal_one(self, item: Item, dummy_size: int | None, batch: int = 1) -> tuple[bytes, bytes, int]:
-        """Return the packet, and for a multicast one the digest to be signed and where the proof belongs."""
-        layout = self._layout(item.options, batch)
+    def _seal_one(self, layout: _Layout, item: Item, dummy_size: int | None = None) -> tuple[bytes, bytes]:
+        """Return the packet, and for a multicast one the digest to be signed."""
         if layout.start:
-            return _seal_plain(layout, item.frame), b"", 0
+            return _seal_plain(layout, item.frame), b""
         inner = item.inner
         if inner is None and item.frame and self._reads_inner:
             inner = parse_inner(bytes(item.frame))
         work = Work(ONE, 1, layout.one.copy(), item.frame, item.options, inner)
-        return self._seal_work(layout, work, dummy_size), work.digest, layout.signature
+        return self._seal_work(layout, work, dummy_size), work.digest
 
-    def _seal_work(self, layout: _Layout, work: Work, dummy_size: int | None) -> Any:
+    def _seal_work(self, layout: _Layout, work: Work, dummy_size: int | None = None) -> Any:
         """Return the packet, or an iterable of many."""
         parts, how = work.parts, work.how
         for part, index in layout.clear:

@@ -273,6 +273,12 @@ def test_a_burst_without_protection_says_so():
         assert burst.frames == [*[bytes([number]) * 60 for number in range(8)], bytes([8]) * 55]
 
 
+def test_a_single_datagram_is_a_burst_of_one_even_if_it_is_empty():
+    opener = Site("full: full").opener()
+    assert opener.open_burst(b"", 0, HERE) == [opener.open(b"", HERE)] == [DropReason.MALFORMED]
+    assert opener.open_burst(b"abc", 3, HERE) == [DropReason.MALFORMED]
+
+
 def test_a_burst_of_strangers_leaves_nothing_behind():  # invariant 5
     site = Site("full: full")
     packets = site.sealer.seal_burst([LONG] * 8, parse_inner(LONG), [()] * 8)
