@@ -41,6 +41,7 @@ class Budget:
     calls: int
 
 
+WARM_UP = 10
 QUICK, NORMAL = Budget(7, 60), Budget(15, 200)
 
 
@@ -60,14 +61,15 @@ def measure(cases: Sequence[Case], budget: Budget, seed: int, write: Callable[[d
         shuffled = list(cases)
         order.shuffle(shuffled)
         for case in shuffled:
-            operation = case.prepare(budget.calls + 10)
-            for _ in range(10):
+            calls = budget.calls if case.packets == 1 else max(20, budget.calls // case.packets)
+            operation = case.prepare(calls + WARM_UP)
+            for _ in range(WARM_UP):
                 operation()
             gc.collect()
             gc.disable()
             try:
                 first = timed(case.bare, budget.calls) if case.bare is not None else None
-                spent = timed(operation, budget.calls)
+                spent = timed(operation, calls) / case.packets
                 second = timed(case.bare, budget.calls) if case.bare is not None else None
             finally:
                 gc.enable()

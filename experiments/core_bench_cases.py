@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -38,6 +38,8 @@ from nve.datagrams import Received
 from nve.dataplane import Dataplane
 
 SIZES = (64, 512, 1400, 8900)
+BURST = 40
+"""Packets of a burst: what the kernel segments or merges of 64 KiB."""
 _SOURCE = bytes([192, 168, 1, 1])
 _VNI = 100
 _NONE, _HEADERS, _ALL = InnerCoverage
@@ -62,6 +64,8 @@ class Case:
     frame: int
     prepare: Callable[[int], Callable[[], object]]
     bare: Callable[[], object] | None
+    packets: int = 1
+    """Packets of one call: what is reported is the cost of each."""
 
 
 PROFILES: dict[str, tuple[Profile, tuple[bytes, ...]]] = {
@@ -106,18 +110,18 @@ def _association(profile: Profile, role: AssociationRole, spi: int, audience: st
 class Ends:
     """A sealer under a profile, and openers for what it seals, new for each round."""
 
-    def __init__(self, profile: Profile, size: int, multicast: bool = False) -> None:
+    def __init__(self, profile: Profile, size: int, multicast: bool = False, devices: int = 1) -> None:
         role = AssociationRole.MULTICAST if multicast else AssociationRole.EGRESS
         self.held = [_association(profile, role, 1000, "group-a" if multicast else "nve2")]
         if profile.transit is not None:
-            self.held.append(_association(profile, AssociationRole.TRANSIT, 2000, "t1"))
+            self.held += [_association(profile, AssociationRole.TRANSIT, 2000 + n, f"t{n + 1}") for n in range(devices)]
         if profile.group is not None:
             self.held.append(_association(profile, AssociationRole.GROUP, 3000, "nve2"))
-        ends = {item.role: OutboundAssociation(item, profile) for item in self.held}
-        transit = ends.get(AssociationRole.TRANSIT)
+        ends = [OutboundAssociation(item, profile) for item in self.held]
+        transit = [end for end in ends if end.role is AssociationRole.TRANSIT]
+        group = next((end for end in ends if end.role is AssociationRole.GROUP), None)
         self.sealer = PacketSealer(
-            _VNI, ends[role], [transit] if transit else [], ends.get(AssociationRole.GROUP),
-            _SIGNER if multicast else None, largest=max(size, 1400) + 2,
+            _VNI, ends[0], transit, group, _SIGNER if multicast else None, largest=max(size, 1400) + 2,
         )  # fmt: skip
         self.profile = profile
 
@@ -146,7 +150,7 @@ def _bare(profile: Profile, size: int, opening: bool) -> Callable[[], object]:
 
 def make_cases() -> list[Case]:
     """Return every case."""
-    return [*_seal_and_open(), *_transit(), *_refusals(), *_nve(), *_multicast(), *_policy()]
+    return [*_seal_and_open(), *_bursts(), *_transit(), *_refusals(), *_nve(), *_multicast(), *_policy()]
 
 
 def _seal_and_open() -> Iterator[Case]:
@@ -163,6 +167,34 @@ def _seal_and_open() -> Iterator[Case]:
 
             yield Case("seal", name, size, seal, _bare(profile, size, opening=False))
             yield Case("open", name, size, opened, _bare(profile, size, opening=True))
+
+
+def _bursts() -> Iterator[Case]:
+    """What a packet costs among others of its flow. Telemetry differs from packet to packet, as it does on the wire."""
+    full, headers, device = (PROFILES[name][0] for name in ("full", "headers encrypted", "one transit device"))
+    for name, profile, devices, size in (
+        *(("full", full, 0, size) for size in SIZES), ("headers encrypted", headers, 0, 1400),
+        ("authentication only", PROFILES["authentication only"][0], 0, 1400),
+        ("keys per flow", PROFILES["keys per flow"][0], 0, 1400),
+        ("one transit device", device, 1, 1400), ("two transit devices", device, 2, 1400),
+    ):  # fmt: skip
+        ends, frame = Ends(profile, size, devices=devices), frame_of(size)
+        frames, inner = [frame] * BURST, parse_inner(frame)
+        options = [(build_telemetry(1, number),) if devices else () for number in range(BURST)]
+
+        def seal(_: int, ends: Ends = ends, frames: list[bytes] = frames, inner: InnerFrame = inner,
+                 options: Sequence[tuple[bytes, ...]] = options) -> Callable[[], object]:  # fmt: skip
+            return lambda: ends.sealer.seal_burst(frames, inner, options)
+
+        def opened(calls: int, ends: Ends = ends, frames: list[bytes] = frames, inner: InnerFrame = inner,
+                   options: Sequence[tuple[bytes, ...]] = options) -> Callable[[], object]:  # fmt: skip
+            bursts = [ends.sealer.seal_burst(frames, inner, options) for _ in range(calls)]
+            opener = ends.opener()
+            following = iter([(b"".join(burst), len(burst[0])) for burst in bursts]).__next__
+            return lambda: opener.open_burst(*following(), _SOURCE)
+
+        yield Case("seal burst", name, size, seal, _bare(profile, size, opening=False), BURST)
+        yield Case("open burst", name, size, opened, _bare(profile, size, opening=True), BURST)
 
 
 def _each(operation: Callable[[bytes, bytes], object], packets: list[bytes]) -> Callable[[], object]:

@@ -10,13 +10,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = (
     "tests/geneve/test_mechanism.py", "tests/geneve/test_splices.py", "tests/geneve/test_signature.py",
-    "tests/geneve/test_tamper.py", "tests/geneve/test_vectors.py", "tests/nve", "tests/transit",
+    "tests/geneve/test_burst.py", "tests/geneve/test_tamper.py", "tests/geneve/test_vectors.py", "tests/nve",
+    "tests/transit",
 )  # fmt: skip
 """What is run for each: the quickest to notice first."""
 
@@ -47,16 +49,19 @@ MUTANTS = (
     Mutant(2, "the length of the stream is not stated", "geneve/security/aad.py",
            "place // 4, size)", "place // 4, 0)"),
     Mutant(2, "the clear payload of a fully covered packet is not covered", "geneve/security/aad.py",
-           "packet[start:end], clear))", "packet[start:end]))"),
+           "return covered + clear if clear else covered", "return covered"),
     Mutant(2, "the clear payload of a partly covered packet is not covered", "geneve/security/aad.py",
            "parts.append(clear)", "pass"),
     Mutant(2, "the role is not bound", "geneve/security/aad.py", "ROLE_CODES[role], place", "1, place"),
     Mutant(2, "what is encrypted in part leaves the rest uncovered", "geneve/security/unseal.py",
-           "return encrypted, payload[len(encrypted) :]", 'return encrypted, b""'),
+           "rest if covered else None, rest)", "None, rest)"),
     Mutant(3, "the payload may be bound without the VNI", "geneve/control/profile.py",
            "not self.header >= BINDING_FIELDS", "False"),
-    Mutant(4, "numbers repeat", "geneve/security/association.py", "self.last_sequence += 1", "self.last_sequence = 1"),
-    Mutant(4, "no hard limit", "geneve/security/association.py", "if self.last_sequence >= self.hard_limit:",
+    Mutant(4, "numbers repeat", "geneve/security/association.py", "self.last_sequence += count",
+           "self.last_sequence = count"),
+    Mutant(4, "a burst uses up one number only", "geneve/security/association.py", "self.last_sequence += count",
+           "self.last_sequence += 1"),
+    Mutant(4, "no hard limit", "geneve/security/association.py", "if self.last_sequence + count > self.hard_limit:",
            "if False:"),
     Mutant(4, "a repeated push restarts an association", "geneve/security/store.py",
            "prepared[spi] = held", "prepared[spi] = self._hold(association, profile, now)"),
@@ -81,6 +86,21 @@ MUTANTS = (
            "end.window.commit(end_number)", "pass"),
     Mutant(5, "the tag is not checked", "geneve/security/unseal.py", "    except InvalidTag:\n        return None",
            '    except InvalidTag:\n        return b"", packet[place.payload :]'),
+    Mutant(5, "the window of a burst never moves", "geneve/security/open.py",
+           "association.window.commit_all(sequences)", "pass"),
+    Mutant(5, "the window moves for forged packets of a burst", "geneve/security/open.py",
+           "        if refused:\n            sequences =", "        if False:\n            sequences ="),
+    Mutant(5, "a burst is not looked up in the window", "geneve/security/unseal.py",
+           "if not association.window.all_ahead(sequences):", "if False:"),
+    Mutant(5, "a window takes a burst for new that is not", "geneve/security/replay.py",
+           "if first <= self.highest:", "if False:"),
+    Mutant(5, "the tags of a burst are not checked", "geneve/security/association.py",
+           "                refused.append(len(plaintexts))\n", ""),
+    Mutant(5, "a burst is taken for what its first packet is", "geneve/security/layout.py",
+           "if head.count(head[0]) != len(head):", "if False:"),
+    Mutant(5, "a burst may come from anywhere", "geneve/security/open.py",
+           " or entry.association.sender_address != source:\n            return False",
+           ":\n            return False"),
     Mutant(5, "a stranger's layout is remembered", "geneve/security/open.py",
            "            layout = found\n",
            "            layout = found\n            self._layouts.remember(packet, found)\n"),
@@ -163,16 +183,17 @@ def survives(mutant: Mutant) -> bool:
         return subprocess.run(run, cwd=copy, capture_output=True, check=False).returncode == 0
 
 
-def main() -> int:
-    """Try every mutant; 1 if one survives."""
+def main(words: Sequence[str] = ()) -> int:
+    """Try every mutant, or those with one of ``words`` in file or description; 1 if one survives."""
     survivors = 0
-    for mutant in MUTANTS:
+    chosen = [m for m in MUTANTS if not words or any(word in f"{m.file} {m.what}" for word in words)]
+    for mutant in chosen:
         alive = survives(mutant)
         survivors += alive
         print(f"{'SURVIVES' if alive else 'noticed '}  invariant {mutant.invariant:2}: {mutant.what}", flush=True)
-    print(f"{len(MUTANTS)} mutants, {survivors} survive")
+    print(f"{len(chosen)} mutants, {survivors} survive")
     return 1 if survivors else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

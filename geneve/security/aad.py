@@ -63,13 +63,13 @@ class AadPlan:
         self._prefix = _PREFIX.pack(LABEL, ROLE_CODES[role], place // 4, size)
         self._pieces = tuple(pieces)
         # Everything in front of the tag in one piece: the case of a fully covered packet.
-        self._single = pieces[0] if self._mask == _WHOLE_HEADER and len(pieces) == 1 else None
+        self._single = slice(*pieces[0]) if self._mask == _WHOLE_HEADER and len(pieces) == 1 else None
 
     def build(self, packet: bytes | bytearray, clear: bytes) -> bytes:
         """Return the associated data of ``packet``; ``clear`` is the payload it covers unencrypted."""
         if self._single is not None:
-            start, end = self._single
-            return b"".join((self._prefix, packet[start:end], clear))
+            covered = self._prefix + packet[self._single]
+            return covered + clear if clear else covered
         parts: list[bytes | bytearray] = [self._prefix]
         if self._mask != _WHOLE_HEADER:
             header = int.from_bytes(packet[:BASE_HEADER_SIZE], "big") & self._mask

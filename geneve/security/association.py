@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from cryptography.exceptions import InvalidTag
 
@@ -23,11 +23,9 @@ from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
     SECURITY_CLASS,
-    SEQUENCE_SIZE,
     SPI_SIZE,
     TAG_SIZE,
     TRANSIT_TYPE,
-    write_sequences,
 )
 from geneve.security.replay import ReplayWindow
 from geneve.security.shape import Shape, make_shape
@@ -124,23 +122,17 @@ class OutboundAssociation(_End):
         """How many packets may still be sealed."""
         return max(0, self.hard_limit - self.last_sequence)
 
-    def reserve(self, count: int) -> Sequence[bytes]:
-        """Return the next ``count`` sequence numbers, 8 bytes each; SequenceExhaustedError beyond the hard limit.
+    def reserve(self, count: int) -> int:
+        """Return the first of the next ``count`` sequence numbers; SequenceExhaustedError beyond the hard limit.
 
         Then none is used up. Numbers are used up when they are given out, whatever happens to the
         packets: a nonce that was perhaps used must never be used again (invariant 4).
         """
+        first = self.last_sequence + 1
         if self.last_sequence + count > self.hard_limit:
             raise SequenceExhaustedError(f"association {self.spi:#010x} reached its limit of {self.hard_limit} packets")
-        first = self.last_sequence + 1
         self.last_sequence += count
-        if count == 1:
-            return (first.to_bytes(SEQUENCE_SIZE, "big"),)
-        return write_sequences(first, count)
-
-    def next_sequence(self) -> bytes:
-        """Return the next sequence number, 8 bytes; as :meth:`reserve`."""
-        return self.reserve(1)[0]
+        return first
 
     def resume(self, used: int, reserved: int) -> None:
         """Go on after ``used`` numbers that an earlier process may have spent, up to ``reserved`` at most."""
@@ -167,14 +159,19 @@ class OutboundAssociation(_End):
         self._keep_flow_key(flow_id, self._traffic_key(flow_id))
         return flow_id
 
-    def encrypt(
+    def encrypt(self, number: bytes, plaintext: bytes | memoryview, aad: bytes, flow_id: bytes = b"") -> bytes:
+        """Return ciphertext and tag, for a number that :meth:`reserve` just gave out."""
+        key = self.key if not flow_id else self._traffic_key(flow_id)
+        return key.aead.encrypt(key.salt + number, plaintext, aad)
+
+    def encrypt_all(
         self,
         numbers: Iterable[bytes],
         plaintexts: Iterable[bytes | memoryview],
         aads: Iterable[bytes],
         flow_id: bytes = b"",
     ) -> list[bytes]:
-        """Return ciphertext and tag of each packet, for numbers that :meth:`reserve` just gave out."""
+        """Do what :meth:`encrypt` does for packets of one flow."""
         key = self.key if not flow_id else self._traffic_key(flow_id)
         return list(map(key.aead.encrypt, map(key.salt.__add__, numbers), plaintexts, aads))
 
@@ -213,16 +210,14 @@ class InboundAssociation(_End):
         key = self.key if not flow_id else self._traffic_key(flow_id)
         plaintexts: list[bytes] = []
         refused: list[int] = []
-        append, decrypt = plaintexts.append, key.aead.decrypt
-        following = zip(map(key.salt.__add__, numbers), sealed, aads, strict=False)
+        following = map(key.aead.decrypt, map(key.salt.__add__, numbers), sealed, aads)
         while True:
             try:
-                for nonce, ciphertext, aad in following:
-                    append(decrypt(nonce, ciphertext, aad))
+                plaintexts.extend(following)  # what it took before an exception stays
                 break
             except InvalidTag:
                 refused.append(len(plaintexts))
-                append(b"")
+                plaintexts.append(b"")
         if flow_id and len(refused) < len(plaintexts):
             self._keep_flow_key(flow_id, key)
         return plaintexts, refused

@@ -7,8 +7,11 @@ allocates nothing.
 
 from __future__ import annotations
 
+import itertools
 import struct
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from itertools import pairwise, repeat
+from operator import itemgetter
 from typing import Any
 
 from geneve.errors import ParseError
@@ -29,37 +32,26 @@ from geneve.security.shape import WORD_SIZE
 MAX_LAYOUTS = 1024
 """Layouts kept ready; when there are more, all are worked out anew."""
 
-MAX_CUTS = 512
-"""Ways to cut packets kept ready: one for each layout, size and inner length."""
+MAX_CUTS = 64
+"""Sizes of packets, by inner length, that columns are kept ready for; when there are more, all are worked out anew."""
 
 _KEY_SIZE = BASE_HEADER_SIZE + OPTION_HEADER_SIZE
 
 
-@lru_cache(maxsize=MAX_CUTS)
-def cut(ranges: tuple[Range, ...], size: int) -> struct.Struct:
-    """Return what reads ``ranges``, in order and apart, out of packets of ``size`` bytes."""
-    fields, at = [], 0
-    for start, end in ranges:
-        fields.append(f"{start - at}x{end - start}s")
-        at = end
-    return struct.Struct("".join(fields) + f"{size - at}x")
-
-
 class Layout:
-    """One layout: the base header, where the options end, and where each stands; ``block`` is one packet's, in bytes.
+    """One layout: the base header, where the options end, and where each stands.
 
     ``entries`` and ``own`` are for the user of the layout: what depends on it and on an association, and from
     where to where the SPI stands that says which one.
     """
 
-    __slots__ = ("_heads", "block", "end", "entries", "header", "own", "spans")
+    __slots__ = ("_heads", "columns", "end", "entries", "header", "own", "spans")
 
     def __init__(self, packet: bytes, header: BaseHeader) -> None:
         """Read the layout of ``packet``, whose base header is ``header``; ParseError as scan_options."""
         self.header = header
         self.end = BASE_HEADER_SIZE + header.opt_len
         self.spans = scan_options(packet, self.end)
-        self.block = packet[: self.end]
         # The first option's header is part of the key.
         self._heads = [
             (span.start, span.start + OPTION_HEADER_SIZE, packet[span.start : span.start + OPTION_HEADER_SIZE])
@@ -67,16 +59,7 @@ class Layout:
         ]
         self.entries: dict[bytes, Any] = {}
         self.own: slice | None = None
-
-    def alike(self, packets: memoryview, size: int) -> bool:
-        """Return whether all ``packets`` of ``size`` bytes have the layout and the SPI of the first one."""
-        if size < self.end:
-            return False
-        heads = [(0, BASE_HEADER_SIZE), *[(span.start, span.start + OPTION_HEADER_SIZE) for span in self.spans]]
-        if self.own is not None:
-            heads.append((self.own.start, self.own.stop))
-        rows = list(cut(tuple(join_ranges(sorted(heads))), size).iter_unpack(packets))
-        return rows.count(rows[0]) == len(rows)
+        self.columns: Columns | None = None
 
     def fits(self, packet: bytes) -> bool:
         """Return whether ``packet``, found under this layout's key, has this layout."""
@@ -89,14 +72,18 @@ class Layout:
 
 
 class LayoutCache:
-    """The layouts of packets that were authenticated lately."""
+    """The layouts of packets that were authenticated lately, and of the last packet that nothing protects."""
 
     def __init__(self) -> None:
         self._layouts: dict[bytes, Layout] = {}
+        self._unprotected: tuple[bytes, Layout | None] = (b"", None)
 
     def find(self, packet: bytes) -> Layout | None:
         """Return the layout of ``packet`` if it is remembered."""
-        layout = self._layouts.get(packet[:_KEY_SIZE])
+        key = packet[:_KEY_SIZE]
+        layout = self._layouts.get(key)
+        if layout is None and key == self._unprotected[0]:
+            layout = self._unprotected[1]
         return layout if layout is not None and layout.fits(packet) else None
 
     def remember(self, packet: bytes, layout: Layout) -> None:
@@ -105,13 +92,20 @@ class LayoutCache:
             self._layouts.clear()
         self._layouts[packet[:_KEY_SIZE]] = layout
 
+    def note_unprotected(self, packet: bytes, layout: Layout) -> None:
+        """Keep the layout of a packet that nothing protects, which anybody may have sent: one at most."""
+        self._unprotected = packet[:_KEY_SIZE], layout
+
 
 class Place:
-    """Where the parts of one audience's security option stand, and what its tag covers."""
+    """Where the parts of one audience's security option stand, and what its tag covers.
+
+    ``number``, ``proof`` and ``behind`` are the slices with sequence number, tag and payload.
+    """
 
     __slots__ = (
-        "_columns", "_layout", "covered", "end", "payload", "plain", "plan", "sealed", "sequence", "sequence_end",
-        "tag",
+        "_columns", "_layout", "behind", "covered", "end", "number", "payload", "plain", "plan", "proof", "sealed",
+        "sequence", "sequence_end", "tag",
     )  # fmt: skip
 
     def __init__(self, association: InboundAssociation, layout: Layout, own: OptionSpan) -> None:
@@ -122,6 +116,8 @@ class Place:
         self.sealed = own.start + shape.head_size
         self.tag, self.end = own.end - TAG_SIZE, own.end
         self.payload = layout.end
+        self.number, self.proof = slice(self.sequence, self.sequence_end), slice(self.tag, self.end)
+        self.behind = slice(self.payload, None)
         if self.tag < self.sealed:
             raise ParseError("security option shorter than its association says")
         self._layout = layout
@@ -140,33 +136,79 @@ class Place:
             and not shape.inner_length
         )
 
-    def columns(self) -> Columns:
-        """Return how packets alike are read, worked out when first asked for: never for a stranger's."""
+    def columns(self, packet: bytes) -> Columns:
+        """Return how packets like ``packet`` are read; worked out when first asked for, never for a stranger's."""
         if self._columns is None:
-            self._columns = Columns(self, self._layout)
+            self._columns = Columns(self._layout, self, packet)
         return self._columns
 
 
 class Columns:
-    """How many packets of one layout are read at once for one audience: what all have at one place is a column.
+    """How many packets of one layout and association are read at once: what all have at one place is a column.
 
-    ``ranges`` are the places in front of the payload; ``sequence``, ``tag`` and ``words`` (flow id and inner
-    length, where there are any) say which of them are what, and ``covered`` the parts of the associated data:
-    constants, and columns by number.
+    ``sequence``, ``tag`` and ``words`` (flow id and inner length, where there are any) say which columns are
+    those; ``covered`` picks those of the associated data, constants included. Without a ``place`` there are no
+    such, only the payload.
     """
 
-    __slots__ = ("covered", "ranges", "sequence", "tag", "words")
+    __slots__ = ("_constants", "_cuts", "_end", "_heads", "_ranges", "covered", "sequence", "tag", "words")
 
-    def __init__(self, place: Place, layout: Layout) -> None:
-        sequence, tag = (place.sequence, place.sequence_end), (place.tag, place.end)
-        words = [(at, at + WORD_SIZE) for at in range(place.sequence_end, place.sealed, WORD_SIZE)]
-        # In packets alike the base header and the own head are constant. What stands between is read as one.
-        front = (BASE_HEADER_SIZE, place.sequence)
-        first = front[1] - front[0] == OPTION_HEADER_SIZE + SPI_SIZE
-        varying = [*([] if first else [front]), sequence, *words, (place.sealed, layout.end)]
-        parts = place.plan.parts(layout.block, varying)
-        ranges = sorted({sequence, tag, *words, *[part for part in parts if isinstance(part, tuple)]})
-        self.ranges = tuple(ranges)
-        self.sequence, self.tag = ranges.index(sequence), ranges.index(tag)
-        self.words = tuple(ranges.index(word) for word in words)
-        self.covered = tuple(part if isinstance(part, bytes) else ranges.index(part) for part in parts)
+    def __init__(self, layout: Layout, place: Place | None = None, packet: bytes = b"") -> None:
+        """``packet`` is any of the layout and the association."""
+        heads = [(0, BASE_HEADER_SIZE), *[(span.start, span.start + OPTION_HEADER_SIZE) for span in layout.spans]]
+        if layout.own is not None:
+            heads.append((layout.own.start, layout.own.stop))
+        heads = join_ranges(sorted(heads))
+        fields: list[Range] = []
+        parts: list[bytes | Range] = []
+        if place is not None:
+            fields = [(place.sequence, place.sequence_end), (place.tag, place.end)]
+            fields += [(at, at + WORD_SIZE) for at in range(place.sequence_end, place.sealed, WORD_SIZE)]
+            # The heads are compared, so what is alike has them in common: everything else may vary.
+            parts = place.plan.parts(packet, _between(heads, fields, layout.end))
+        ranges = sorted({*heads, *fields, *[part for part in parts if isinstance(part, tuple)]})
+        self._end = layout.end
+        self._ranges = ranges
+        self._heads = tuple(ranges.index(head) for head in heads)
+        self._cuts: dict[tuple[int, int], struct.Struct] = {}
+        self.sequence, self.tag, *words = [ranges.index(field) for field in fields] or (0, 0)
+        self.words = words
+        self._constants = [repeat(part) for part in parts if isinstance(part, bytes)]
+        behind = itertools.count(len(ranges))
+        covered = [next(behind) if isinstance(part, bytes) else ranges.index(part) for part in parts]
+        self.covered: Callable[[Sequence[Any]], tuple[Any, ...]] = itemgetter(*covered) if covered else tuple
+
+    def read(self, packets: bytes | memoryview, size: int, length: int = 0) -> list[Any] | None:
+        """Return the columns of ``packets`` of ``size`` bytes; None unless layout and SPI are alike.
+
+        The payload is the last column, or with a ``length`` two: that many bytes of it, and the others.
+        """
+        cut = self._cuts.get((size, length))
+        if cut is None:
+            if self._end + length > size:
+                return None
+            if len(self._cuts) >= MAX_CUTS:
+                self._cuts.clear()
+            cut = self._cuts[size, length] = self._cut(size, length)
+        columns: list[Any] = list(zip(*cut.iter_unpack(packets)))  # noqa: B905 - as long as they are many
+        for index in self._heads:
+            head = columns[index]
+            if head.count(head[0]) != len(head):
+                return None
+        columns[len(self._ranges) : len(self._ranges)] = self._constants
+        return columns
+
+    def _cut(self, size: int, length: int) -> struct.Struct:
+        payload = [(self._end, self._end + length), (self._end + length, size)] if length else [(self._end, size)]
+        fields, at = [], 0
+        for start, end in (*self._ranges, *payload):
+            fields.append(f"{start - at}x{end - start}s")
+            at = end
+        return struct.Struct("".join(fields))
+
+
+def _between(heads: Sequence[Range], fields: Sequence[Range], end: int) -> list[Range]:
+    """Return what lies between ``heads``, up to ``end``, with each of ``fields`` a range of its own."""
+    borders = sorted({end, *[border for part in (*heads, *fields) for border in part]})
+    constant = set(heads)
+    return [part for part in pairwise(borders) if part not in constant]

@@ -17,7 +17,7 @@ from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB, BaseHeader, parse_bas
 from geneve.option import OPTION_HEADER_SIZE, Option
 from geneve.security import padding
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import Layout, LayoutCache, Place, cut
+from geneve.security.layout import Columns, Layout, LayoutCache, Place
 from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
@@ -30,6 +30,9 @@ from geneve.security.option import (
 )
 from geneve.security.signature import source_digest
 from geneve.security.unseal import cover, read_sealed, unseal, unseal_all
+
+MIN_ALIKE = 4
+"""From how many packets on it pays to open them at once."""
 
 Kinds = frozenset[tuple[int, int]]
 """Options by class and type."""
@@ -152,6 +155,8 @@ class PacketOpener:
             layout = found
         own = layout.own
         if own is None:
+            if not known:
+                self._layouts.note_unprotected(packet, layout)
             return _unprotected(layout, packet)
         entry = layout.entries.get(packet[own])
         if entry is None:
@@ -162,7 +167,7 @@ class PacketOpener:
         association, place = entry.association, entry.place
         if association.sender_address != source:
             return DropReason.SOURCE_MISMATCH
-        number = int.from_bytes(packet[place.sequence : place.sequence_end], "big")
+        number = int.from_bytes(packet[place.number], "big")
         refused = association.window.check(number)
         if refused is not None:
             return refused
@@ -188,14 +193,16 @@ class PacketOpener:
         That is how the kernel hands over several datagrams (UDP_GRO). Decides as :meth:`open` packet by packet.
         """
         results: list[Burst | DropReason] = []
+        if len(buffer) <= size:
+            _add(results, self.open(buffer, source))
+            return results
         at, whole = 0, len(buffer) - len(buffer) % size
+        # The first packet may be the one that makes the others known, or come late: then once more without it.
         for _ in range(2):
-            # The first packet may be what makes the others known, or come late; so try again without it.
-            if whole - at < 2 * size:
+            if whole - at < MIN_ALIKE * size:
                 break
-            burst = self._open_alike(memoryview(buffer)[at:whole], size, source)
-            if burst is not None:
-                results += burst
+            packets = buffer if whole - at == len(buffer) else memoryview(buffer)[at:whole]
+            if self._open_alike(buffer[at : at + size], packets, source, results):
                 at = whole
                 break
             _add(results, self.open(buffer[at : at + size], source))
@@ -204,36 +211,41 @@ class PacketOpener:
             _add(results, self.open(buffer[start : start + size], source))
         return results
 
-    def _open_alike(self, packets: memoryview, size: int, source: bytes) -> list[Burst | DropReason] | None:
-        """Open whole packets of one known layout and association at once; None if they are not."""
-        first = bytes(packets[:size])
-        layout = self._layouts.find(first) or _read_layout(first)
-        if isinstance(layout, DropReason) or not layout.alike(packets, size):
-            return None
-        last = bytes(packets[-size:])
+    def _open_alike(
+        self, first: bytes, packets: bytes | memoryview, source: bytes, results: list[Burst | DropReason]
+    ) -> bool:
+        """Open packets as large as the ``first``, if they are of one known layout and association, else do nothing."""
+        layout, size = self._layouts.find(first), len(first)
+        if layout is None:
+            return False
         if layout.own is None:
-            frames = [frame for (frame,) in cut(((layout.end, size),), size).iter_unpack(packets)]
-            return [Burst(_unprotected(layout, last), frames)]
+            if layout.columns is None:
+                layout.columns = Columns(layout)
+            columns = layout.columns.read(packets, size)
+            if columns is not None:
+                _add_burst(results, _unprotected(layout, bytes(packets[-size:])), list(columns[-1]))
+            return columns is not None
         entry = layout.entries.get(first[layout.own])
         if entry is None or not entry.simple or entry.association.sender_address != source:
-            return None
+            return False
         association, place = entry.association, entry.place
-        unsealed = unseal_all(association, place, packets, size)
+        unsealed = unseal_all(association, place, first, packets)
         if unsealed is None:
-            return None
+            return False
         sequences, frames, refused = unsealed
-        if not refused:
-            association.window.commit_all(sequences)
-            return [Burst(Opened(layout.header, frames[-1], association, entry.kinds, last, place.covered), frames)]
-        results: list[Burst | DropReason] = []
-        association.window.commit_all([number for index, number in enumerate(sequences) if index not in refused])
-        for index, frame in enumerate(frames):
-            if index in refused:
+        if refused:
+            sequences = [number for index, number in enumerate(sequences) if index not in refused]
+        association.window.commit_all(sequences)
+        at = 0
+        for index in (*refused, len(frames)):
+            if at < index:
+                packet = bytes(packets[(index - 1) * size : index * size])
+                opened = Opened(layout.header, frames[index - 1], association, entry.kinds, packet, place.covered)
+                _add_burst(results, opened, frames[at:index] if refused else frames)
+            if index < len(frames):
                 results.append(DropReason.AUTHENTICATION_FAILED)
-            else:
-                packet = bytes(packets[index * size : (index + 1) * size])
-                _add(results, Opened(layout.header, frame, association, entry.kinds, packet, place.covered))
-        return results
+            at = index + 1
+        return True
 
     def _make_entry(self, layout: Layout, packet: bytes) -> _Entry | DropReason:
         own = _find_own(layout)
@@ -332,13 +344,17 @@ def _add(results: list[Burst | DropReason], result: Opened | DropReason) -> None
     """Add one packet's result, to the burst in front where it says the same."""
     if isinstance(result, DropReason):
         results.append(result)
-        return
-    last = results[-1] if results else None
-    if isinstance(last, Burst) and _says_the_same(last.opened, result):
-        last.frames.append(result.frame)
-        last.opened = result
     else:
-        results.append(Burst(result, [result.frame]))
+        _add_burst(results, result, [result.frame])
+
+
+def _add_burst(results: list[Burst | DropReason], opened: Opened, frames: list[bytes]) -> None:
+    last = results[-1] if results else None
+    if isinstance(last, Burst) and _says_the_same(last.opened, opened):
+        last.frames += frames
+        last.opened = opened
+    else:
+        results.append(Burst(opened, frames))
 
 
 def _says_the_same(one: Opened, other: Opened) -> bool:
@@ -390,8 +406,11 @@ def _find_own(layout: Layout) -> _Own:
 
 
 def _unprotected(layout: Layout, packet: bytes) -> Opened:
-    spans = tuple(span for span in layout.spans if not is_mechanism_option(span.option_class, span.type))
-    kinds = frozenset((span.option_class, span.type) for span in spans)
+    common: tuple[tuple[OptionSpan, ...], Kinds] | None = layout.entries.get(b"")
+    if common is None:
+        spans = tuple(span for span in layout.spans if not is_mechanism_option(span.option_class, span.type))
+        common = layout.entries[b""] = spans, frozenset((span.option_class, span.type) for span in spans)
+    spans, kinds = common
     return Opened(layout.header, packet[layout.end :], None, kinds, packet, spans)
 
 

@@ -68,6 +68,8 @@ def _sequences(count: int) -> tuple[struct.Struct, struct.Struct]:
 
 def write_sequences(first: int, count: int) -> tuple[bytes, ...]:
     """Return ``count`` sequence numbers from ``first`` on as they stand in packets."""
+    if count == 1:
+        return (first.to_bytes(SEQUENCE_SIZE, "big"),)
     together, apart = _sequences(count)
     return apart.unpack(together.pack(*range(first, first + count)))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Iterable
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -15,7 +15,7 @@ from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, BaseHeader, parse_base_header
 from geneve.option import Option, parse_options
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import Place, cut
+from geneve.security.layout import Place
 from geneve.security.option import PADDING_TYPE, SECURITY_CLASS, read_sequences
 from geneve.security.shape import WORD_SIZE, Shape
 
@@ -36,15 +36,24 @@ class Split(NamedTuple):
     rest: slice | None
 
 
+_WHOLE, _COVERED, _NOTHING = Split(ALL, None, None), Split(None, ALL, ALL), Split(None, None, ALL)
+
+
 def split_payload(authenticate: InnerCoverage, encrypt: InnerCoverage, length: int) -> Split:
     """Return how payloads are divided in which "headers" means the first ``length`` bytes."""
     if encrypt is InnerCoverage.ALL:
-        return Split(ALL, None, None)
-    covered = {InnerCoverage.ALL: ALL, InnerCoverage.HEADERS: slice(length)}.get(authenticate)
-    if encrypt is InnerCoverage.NONE:
-        return Split(None, covered, ALL)
+        return _WHOLE
+    if encrypt is InnerCoverage.HEADERS:
+        return _split_at(length, authenticate is InnerCoverage.ALL)
+    if authenticate is InnerCoverage.HEADERS:
+        return Split(None, slice(length), ALL)
+    return _COVERED if authenticate is InnerCoverage.ALL else _NOTHING
+
+
+@lru_cache(maxsize=1024)
+def _split_at(length: int, covered: bool) -> Split:
     rest = slice(length, None)
-    return Split(slice(length), rest if authenticate is InnerCoverage.ALL else None, rest)
+    return Split(slice(length), rest if covered else None, rest)
 
 
 def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tuple[bytes, bytes] | None:
@@ -52,18 +61,18 @@ def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tupl
 
     None means that the tag does not verify. Changes nothing that an unverified packet could change.
     """
-    sequence = packet[place.sequence : place.sequence_end]
+    number = packet[place.number]
     try:
         if place.plain:
             # The call is made here, one frame less than through the association: a refusal unwinds every frame.
-            key, ciphertext = association.key, packet[place.payload :] + packet[place.tag : place.end]
-            return b"", key.aead.decrypt(key.salt + sequence, ciphertext, place.plan.build(packet, b""))
+            key, ciphertext = association.key, packet[place.behind] + packet[place.proof]
+            return b"", key.aead.decrypt(key.salt + number, ciphertext, place.plan.build(packet, b""))
         parts = cover(association, place, packet)
         if parts is None:
             return None
         flow_id, ciphertext, clear, rest = parts
         plaintext = association.decrypt(
-            sequence, ciphertext + packet[place.tag : place.end], place.plan.build(packet, clear), flow_id
+            number, ciphertext + packet[place.proof], place.plan.build(packet, clear), flow_id
         )
     except InvalidTag:
         return None
@@ -74,7 +83,7 @@ def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tupl
 def cover(association: InboundAssociation, place: Place, packet: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
     """Return flow id, ciphertext, covered clear payload, and the payload behind the ciphertext; None if impossible."""
     shape = association.shape
-    payload = packet[place.payload :]
+    payload = packet[place.behind]
     length, word = 0, place.sealed
     if shape.inner_length:
         word -= WORD_SIZE
@@ -83,48 +92,52 @@ def cover(association: InboundAssociation, place: Place, packet: bytes) -> tuple
             return None
     flow_id = packet[word - WORD_SIZE : word] if shape.flow else b""
     split = split_payload(association.authenticates_inner, association.encrypts_inner, length)
-    encrypted, clear, rest = [b"" if part is None else payload[part] for part in split]
+    encrypted = b"" if split.encrypted is None else payload[split.encrypted]
+    clear = b"" if split.clear is None else payload[split.clear]
+    rest = b"" if split.rest is None else payload[split.rest]
     return flow_id, packet[place.sealed : place.tag] + encrypted, clear, rest
 
 
 def unseal_all(
-    association: InboundAssociation, place: Place, packets: memoryview, size: int
-) -> tuple[tuple[int, ...], list[bytes], list[int]] | None:
-    """Do what :func:`unseal` does for ``packets`` of ``size`` bytes, alike, with nothing sealed in their options.
+    association: InboundAssociation, place: Place, packet: bytes, packets: bytes | memoryview
+) -> tuple[Sequence[int], list[bytes], list[int]] | None:
+    """Do what :func:`unseal` does for ``packets`` as large as the first, ``packet``, whose options hide nothing.
 
     Returns sequence numbers, payloads, and the indices of packets whose tag does not verify. None where they
-    have to be looked at one by one: numbers that do not rise above the replay window, more than one flow.
+    have to be looked at one by one: not alike, numbers that do not rise above the replay window, several flows.
     """
-    how, shape = place.columns(), association.shape
+    how, shape, size = place.columns(packet), association.shape, len(packet)
     length = 0
     if shape.inner_length:
-        length, zero = INNER_LENGTH.unpack_from(packets, place.sealed - WORD_SIZE)
-        if zero or place.payload + length > size:
+        length, zero = INNER_LENGTH.unpack_from(packet, place.sealed - WORD_SIZE)
+        if zero or not 0 < length <= size - place.payload:
             return None
     split = split_payload(association.authenticates_inner, association.encrypts_inner, length)
-    payload, behind = place.payload, place.payload + length
-    cuts = ((payload, size),) if split.encrypted is None or split.rest is None else ((payload, behind), (behind, size))
-    columns = list(zip(*cut((*how.ranges, *cuts), size).iter_unpack(packets), strict=True))
-    numbers, tags = columns[how.sequence], columns[how.tag]
+    columns = how.read(packets, size, 0 if split.encrypted is None else length)
+    if columns is None:
+        return None
+    numbers, tags, payloads = columns[how.sequence], columns[how.tag], columns[-1]
     sequences = read_sequences(numbers)
     if not association.window.all_ahead(sequences):
         return None
     for word in how.words:
         if columns[word].count(columns[word][0]) != len(numbers):
             return None
-    rest = columns[-1]
-    covered: list[Iterable[bytes]] = [
-        repeat(part) if isinstance(part, bytes) else columns[part] for part in how.covered
-    ]
+    covered = how.covered(columns)
     if split.clear is not None:
-        covered.append(rest if split.clear in (split.rest, ALL) else [each[split.clear] for each in rest])
-    aads = map(b"".join, zip(*covered, strict=False))
-    sealed = tags if split.encrypted is None else map(operator.add, columns[len(how.ranges)], tags)
+        whole = split.clear in (split.rest, ALL)
+        covered = (*covered, payloads if whole else [payload[split.clear] for payload in payloads])
+    aads = map(b"".join, zip(*covered))  # noqa: B905 - constants repeat without end
+    sealed: Iterable[bytes] = tags
+    if split.encrypted is not None:
+        sealed = map(operator.add, payloads if split.rest is None else columns[-2], tags)
     flow_id = columns[how.words[0]][0] if shape.flow else b""
-    payloads, refused = association.decrypt_all(numbers, sealed, aads, flow_id)
-    if split.rest is not None:
-        payloads = list(map(operator.add, payloads, rest))
-    return sequences, payloads, refused
+    opened, refused = association.decrypt_all(numbers, sealed, aads, flow_id)
+    if split.rest is None:
+        return sequences, opened, refused
+    if split.encrypted is None:
+        return sequences, list(payloads), refused
+    return sequences, list(map(operator.add, opened, payloads)), refused
 
 
 def read_sealed(shape: Shape, sealed: bytes, header: BaseHeader) -> tuple[BaseHeader, tuple[Option, ...], int]:

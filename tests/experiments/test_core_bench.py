@@ -29,6 +29,10 @@ def test_each_case_does_what_it_is_called(case):
         if case.operation == "open":
             assert isinstance(result, Opened)
             assert len(result.frame) == case.frame
+        elif case.operation == "open burst":
+            assert [len(burst.frames) for burst in result] == [case.packets]
+        elif case.operation == "seal burst":
+            assert len(result) == case.packets
         elif case.operation.startswith("NVE: "):
             assert bool(result) == (case.operation == "NVE: accept")
         elif case.operation == "transit: verify":

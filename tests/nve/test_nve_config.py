@@ -106,7 +106,7 @@ def test_a_restart_goes_on_behind_everything_that_may_have_been_used(tmp_path):
     for _ in range(3):
         process = end()
         sequence_file.reserve(path, [process])
-        numbers += [process.next_sequence() for _ in range(2)]
+        numbers += [process.reserve(1) for _ in range(2)]
     assert len(set(numbers)) == 6
     assert numbers == sorted(numbers)
     assert process.hard_limit == process.last_sequence - 2 + FULL.hard_limit // sequence_file.STARTS
