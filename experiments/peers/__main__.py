@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [CONTENDERS[name].description for name in options.only]
     record: dict[str, Any] = {
         "environment": describe(), "peers": versions.describe(), "seed": seed, "plan": plan.as_dict(),
-        "contenders": [asdict(description) for description in chosen],
+        "contenders": [description.as_dict() for description in chosen],
     }  # fmt: skip
     run = RunDirectory.create(options.results.resolve(), f"{NAME}-{plan.name}", record)
     status, reason = FAILED, "the runner ended early"

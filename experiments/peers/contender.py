@@ -7,7 +7,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ class Description:
     def tenant_mtu(self) -> int:
         """The tenants' MTU in bytes: the most that the underlay carries unfragmented."""
         return UNDERLAY_MTU - self.overhead
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields and the tenants' MTU for run.json."""
+        return {**asdict(self), "kind": self.kind.value, "tenant_mtu": self.tenant_mtu}
 
 
 def find_program(name: str) -> str:

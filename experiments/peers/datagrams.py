@@ -43,13 +43,15 @@ class Sender:
         self._socket.connect((address, PORT))
 
     def send(self, run: int, rate: float, seconds: float, size: int, segments: int) -> dict[str, Any]:
-        """Send ``size`` bytes ``rate`` times a second; return how many were sent and between which moments (ns)."""
+        """Send ``size`` bytes ``rate`` times a second; return how many were sent, in how many seconds, when
+        the last one left (ns), and the share of the time in which the sender did not wait."""
         total = max(1, int(rate * seconds))
         total -= total % segments if total > segments else 0
         burst = max(segments, int(rate * BURST_SECONDS))
         buffer = bytearray(size * segments)
         self._socket.setsockopt(_SOL_UDP, _UDP_SEGMENT, size if segments > 1 else 0)
         sent = refused = 0
+        slept = 0.0
         begin = first = time.monotonic()
         while sent < total:
             now = time.monotonic()
@@ -58,6 +60,7 @@ class Sender:
                 begin, due = now - (sent + burst) / rate, sent + burst
             if due - sent < segments and due < total:
                 time.sleep(TICK_SECONDS)
+                slept += time.monotonic() - now
                 continue
             while sent + segments <= due:
                 refused += self._send(buffer, run, sent, size, segments)
@@ -65,7 +68,8 @@ class Sender:
             if due == total:
                 break
         last = time.monotonic()
-        return {"sent": sent, "refused": refused, "seconds": last - first, "last_ns": int(last * 1e9)}
+        busy = 1 - slept / max(last - first, 1e-9)
+        return {"sent": sent, "refused": refused, "seconds": last - first, "busy": busy, "last_ns": int(last * 1e9)}
 
     def _send(self, buffer: bytearray, run: int, number: int, size: int, segments: int) -> int:
         for place in range(segments):

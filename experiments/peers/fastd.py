@@ -6,7 +6,7 @@ import re
 import subprocess
 
 from experiments.peers.contender import Contender, Description, Kind, PeerError, Running, find_program
-from experiments.peers.network import SIDES, UNDERLAY, open_to_owner_only, other
+from experiments.peers.network import LEFT, SIDES, UNDERLAY, open_to_owner_only, other
 
 PORT = 10000
 
@@ -27,15 +27,18 @@ class Fastd(Contender):
             text = configuration(side, self._method, self.description.tenant_mtu, keys[side][0], keys[other(side)][1])
             config = open_to_owner_only(running.side_folder(side) / "fastd.conf", text)
             running.launch(side, f"fastd-{side}", [program, "--config", str(config)])
+            running.wait_for_interface(side, "tap0")
         self.attach(running, dict.fromkeys(SIDES, "tap0"))
 
 
 def configuration(side: str, method: str, tenant_mtu: int, secret: str, peer: str) -> str:
     """Return the configuration file of one end; ``secret`` and the ``peer``'s key in hexadecimal."""
+    # One end waits for the other: two handshakes that cross each other fail and are tried again after 20 s only.
+    remote = "" if side == LEFT else f"  remote {UNDERLAY[other(side)]}:{PORT};\n"
     return (
         f'interface "tap0";\nmode tap;\nmtu {tenant_mtu};\nmethod "{method}";\nbind {UNDERLAY[side]}:{PORT};\n'
         f'secret "{secret}";\nlog level warn;\n'
-        f'peer "other" {{\n  key "{peer}";\n  remote {UNDERLAY[other(side)]}:{PORT};\n}}\n'
+        f'peer "other" {{\n  key "{peer}";\n{remote}}}\n'
     )
 
 

@@ -116,4 +116,5 @@ def _try(running: Running, side: str, commands: list[str], fault: str) -> None:
         running.network.node(side).ip(commands)
     except NodeCommandError as error:
         lines = [line for line in error.stderr.splitlines() if line.strip() and not line.startswith("Command failed")]
-        raise PeerError(f"{fault} ({lines[0].removeprefix('Error: ').strip() if lines else 'no reason given'})") from None
+        reason = lines[0].removeprefix("Error: ").strip() if lines else "no reason given"
+        raise PeerError(f"{fault} ({reason})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from experiments.measure import (
 )
 from experiments.peers.contender import Description, Running
 from experiments.peers.network import LEFT, RIGHT, WIRE
-from experiments.peers.search import Found, Search, Trial
+from experiments.peers.search import Search, Trial
 from experiments.programs import Program, ProgramError, python_module
 from experiments.samples import sample
 from experiments.statistics import quantile
@@ -50,9 +51,11 @@ class Budget:
     tcp_seconds: int
     pings: int
     ping_interval: float
-    trial_seconds: float
-    confirm_seconds: float
+    short_seconds: float
+    """Of a trial of the coarse search."""
+    long_seconds: float
     resolution: float
+    """Ratio of two rates that the search tells apart."""
 
 
 def cpu_now(running: Running) -> dict[str, int]:
@@ -87,14 +90,15 @@ class Measuring:
     """Measures one contender that runs, and writes samples with its name and the repeat."""
 
     def __init__(
-        self, description: Description, running: Running, repeat: int, budget: Budget, folder: Path, write: Write
-    ) -> None:
+        self, description: Description, running: Running, repeat: int, budget: Budget, folder: Path, write: Write,
+        order: random.Random,
+    ) -> None:  # fmt: skip
         self._description, self._running, self._budget, self._write_sample = description, running, budget, write
         self._key = {"contender": description.name, "repeat": repeat}
         network = running.network
         self._near, self._far = network.tenant(LEFT), network.tenant(RIGHT)
         self._address = network.tenant_address(RIGHT)
-        self._folder = folder
+        self._folder, self._random = folder, order
         self._number = 0
 
     # What all parts share --------------------------------------------------------------------------------
@@ -247,32 +251,27 @@ class Measuring:
         self, name: str, size: int, segments: int, sender: Program, receiver: Program, hints: dict[str, float], *,
         with_cpu: bool,
     ) -> None:  # fmt: skip
-        known = hints.get(name)
-        resolution = self._budget.resolution
-        search = Search(start=10_000.0, resolution=resolution) if known is None else Search(
-            start=known, factor=resolution**3, resolution=resolution
-        )  # fmt: skip
-        spent: list[tuple[dict[str, int], dict[str, int]]] = []
+        spent: list[tuple[dict[str, int], dict[str, int], Trial]] = []
 
-        def attempt(rate: float, confirms: bool) -> Trial:
+        def attempt(rate: float, long: bool) -> Trial:
             before = cpu_now(self._running)
-            seconds = self._budget.confirm_seconds if confirms else self._budget.trial_seconds
+            seconds = self._budget.long_seconds if long else self._budget.short_seconds
             trial = self._trial(rate, seconds, size, segments, sender, receiver)
-            spent.append((before, cpu_now(self._running)))
+            spent.append((before, cpu_now(self._running), trial))
             return trial
 
-        found = search.run(attempt)
-        if found is None:
+        # Not exactly what was found before: steps from there would lead to the same few rates in all repeats.
+        known = None if name not in hints else hints[name] * self._budget.resolution ** self._random.uniform(-0.5, 0.5)
+        search = Search(attempt, known, resolution=self._budget.resolution)
+        best = search.run()
+        if best is None:
             raise MeasureError(f"no rate with under 0.1% loss down to {search.lowest:g} datagrams/s")
-        self._write_found(name, found, size)
-        hints[name] = found.trial.rate
+        hints[name] = best.rate
+        self.write(name, best.rate, "1/s", payload=size, loss=best.loss, sent=best.sent, received=best.received,
+                   seconds=best.seconds, sender_limited=best.held_back, trials=search.trials)  # fmt: skip
         if with_cpu:
-            self._write_cpu("udp", *spent[-1], packets=found.trial.received)
-
-    def _write_found(self, name: str, found: Found, size: int) -> None:
-        trial = found.trial
-        self.write(name, trial.rate, "1/s", payload=size, loss=trial.loss, sent=trial.sent, received=trial.received,
-                   seconds=trial.seconds, sender_limited=found.limited, trials=found.trials)  # fmt: skip
+            before, after = next((before, after) for before, after, trial in spent if trial is best)
+            self._write_cpu("udp", before, after, best.received)
 
     def _trial(
         self, rate: float, seconds: float, size: int, segments: int, sender: Program, receiver: Program
@@ -285,4 +284,4 @@ class Measuring:
             raise MeasureError(f"the sender was refused: {answer['error']}")
         time.sleep(GRACE_SECONDS + _DRAIN_SECONDS)
         counted = receiver.ask({"deadline_ns": answer["last_ns"] + int(GRACE_SECONDS * 1e9)})
-        return Trial(answer["sent"], counted["received"], answer["seconds"], rate)
+        return Trial(answer["sent"], counted["received"], answer["seconds"], answer["busy"])

@@ -1,6 +1,6 @@
 """The network of the benchmark: two ends with an underlay between them, and a tenant behind each.
 
-    tenant-left eth0 --- tenant left under ---(a device1 b)--- under right tenant --- eth0 tenant-right
+    tenant-left eth0 --- tenant left under ---(west device1 east)--- under right tenant --- eth0 tenant-right
 
 Each is a network and mount namespace that stays for the whole run; wires and addresses are made anew for every
 contender, so that nothing of one is left for the next. Offloads of the wires stay as the kernel has them.
@@ -27,6 +27,8 @@ MACS = {LEFT: "02:00:00:00:00:01", RIGHT: "02:00:00:00:00:02"}
 """Tenants' MAC addresses."""
 WIRE, PORT, TENANT_INTERFACE = "under", "tenant", "eth0"
 """Interfaces: of an end on the underlay, of an end towards its tenant, and of a tenant."""
+DEVICE_ENDS = ("west", "east")
+"""Interfaces of a device on the underlay, without addresses; left is west."""
 BRIDGED = {LEFT: "10.0.0.1", RIGHT: "10.0.0.2"}
 """Tenants' addresses where contenders join them on layer 2, one /24."""
 ROUTED = {LEFT: "10.1.0.2", RIGHT: "10.2.0.2"}
@@ -113,12 +115,12 @@ class Network:
         self.clear()
         self._routed = routed
         self.devices = [f"device{number + 1}" for number in range(devices)]
-        chain = [(LEFT, WIRE), *((name, end) for name in self.devices for end in "ab"), (RIGHT, WIRE)]
+        chain = [(LEFT, WIRE), *((name, end) for name in self.devices for end in DEVICE_ENDS), (RIGHT, WIRE)]
         commands = [self._pair(*chain[place : place + 2]) for place in range(0, len(chain), 2)]
         commands += [self._pair((side, PORT), (f"tenant-{side}", TENANT_INTERFACE)) for side in SIDES]
         _ip(commands)
         for name in self.devices:
-            self.node(name).ip([f"link set {end} arp off mtu {UNDERLAY_MTU} up" for end in "ab"])
+            self.node(name).ip([f"link set {end} arp off mtu {UNDERLAY_MTU} up" for end in DEVICE_ENDS])
         for side in SIDES:
             self._set_up(side, tenant_mtu)
 

@@ -12,6 +12,7 @@ from typing import Any
 from experiments.peers.contender import Contender, Description, Kind, Running
 from experiments.peers.network import (
     BRIDGED,
+    DEVICE_ENDS,
     MACS,
     PORT,
     QUEUE,
@@ -142,7 +143,8 @@ class OurNve(Contender):
     def _start_device(self, running: Running, device: str, state: NodeState) -> None:
         folder = running.side_folder(device)
         document: dict[str, Any] = {
-            "name": device, "interfaces": ["a", "b"], "static_state": state.to_wire(), "stats": _stats(running, device),
+            "name": device, "interfaces": list(DEVICE_ENDS), "static_state": state.to_wire(),
+            "stats": _stats(running, device),
         }  # fmt: skip
         if self._export:
             document["collector"] = self._start_collector(running, device, folder)
@@ -158,8 +160,8 @@ class OurNve(Contender):
         keys.mkdir(mode=0o700)
         key = open_to_owner_only(keys / f"{device}.key", secrets.token_hex(DEVICE_KEY_SIZE))
         argv = python_module(
-            "transit.collector", "--listen", f"{address}:{_COLLECTOR_PORT}", "--output", str(folder / "telemetry.jsonl"),
-            "--keys", str(keys),
+            "transit.collector", "--listen", f"{address}:{_COLLECTOR_PORT}", "--keys", str(keys),
+            "--output", str(folder / "telemetry.jsonl"),
         )  # fmt: skip
         running.launch("collector", f"collector-{device}", argv, node=device)
         return {"address": address, "port": _COLLECTOR_PORT, "key": str(key)}

@@ -1,19 +1,22 @@
 """The highest rate at which a path loses less than a limit: how it is searched. Pure.
 
-Trials cost time and their outcome is noisy near the limit, so: first climb by a factor until a trial fails, then halve
-the interval on a logarithmic scale, and in the end confirm the best rate in a longer trial. A confirmation that fails
-sends the search down by one step of its resolution.
+Trials cost time and their outcome is noisy near the limit. So a coarse search with short trials comes first, unless the
+neighbourhood is known from an earlier repeat: climb by a factor until a trial fails, then halve the interval on a
+logarithmic scale. From there a walk with long trials goes up by small steps while they pass, or down until one does.
+A trial that fails is made once more before it counts: a machine that did something else for a moment is no limit of
+the path.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LOSS_LIMIT = 0.001
 """Share of datagrams that may be lost."""
-_MOST_TRIALS = 40
+MOST_TRIALS = 40
+_MOST_STEPS_UP = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class Trial:
     sent: int
     received: int
     seconds: float
-    wanted: float
-    """Datagrams per second that were asked for."""
+    busy: float = 0.0
+    """Share of the time in which the sender did not wait for the next datagram to be due."""
 
     @property
     def loss(self) -> float:
@@ -43,77 +46,75 @@ class Trial:
 
     @property
     def held_back(self) -> bool:
-        """Whether the sender could not keep up with what was asked: then its own rate is the limit."""
-        return self.rate < 0.93 * self.wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The result of a search: the confirmed trial. ``limited``: the sender, not the path, set the rate."""
-
-    trial: Trial
-    limited: bool
-    trials: int
+        """Whether the sender had no time left: it cannot go faster, whatever the path can."""
+        return self.busy > 0.97
 
 
 Try = Callable[[float, bool], Trial]
-"""Carries out a trial at a rate in datagrams per second; the flag asks for the longer one that confirms."""
+"""Carries out a trial at a rate in datagrams per second; the flag asks for a long one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Search:
-    """How to search: from ``start`` datagrams per second by ``factor``, down to ``lowest``, to ``resolution``."""
+    """How to search; ``known`` is the rate that was found before, ``resolution`` the ratio of two steps of the walk."""
 
+    attempt: Try
+    known: float | None = None
     start: float = 10_000.0
     factor: float = 2.0
+    coarse: float = 1.15
     resolution: float = 1.05
-    """Ratio of two neighbouring rates that are told apart."""
     lowest: float = 50.0
+    trials: int = field(default=0, init=False)
 
-    def run(self, attempt: Try) -> Found | None:
-        """Search; None when even the lowest rate loses too much."""
-        low, high, best, count = self._bracket(attempt)
-        if best is None:
-            return None
-        while not best.held_back and high / low > self.resolution and count < _MOST_TRIALS:
-            middle = math.sqrt(low * high)
-            trial = attempt(middle, False)
-            count += 1
-            if trial.good:
-                low, best = middle, trial
-                if trial.held_back:
-                    break
-            else:
-                high = middle
-        return self._confirm(attempt, low, count)
+    def run(self) -> Trial | None:
+        """Return the best long trial; None when even the lowest rate loses too much."""
+        rate = self.known if self.known is not None else self._coarse()
+        return None if rate is None else self._walk(rate)
 
-    def _bracket(self, attempt: Try) -> tuple[float, float, Trial | None, int]:
-        """Return a rate that passes and one that fails, the trial that passed, and the number of trials."""
-        rate, low, high, best, count = self.start, 0.0, math.inf, None, 0
-        while count < _MOST_TRIALS:
-            trial = attempt(rate, False)
-            count += 1
+    def _try(self, rate: float, long: bool) -> Trial:
+        self.trials += 1
+        trial = self.attempt(rate, long)
+        if not trial.good and self.trials < MOST_TRIALS:
+            self.trials += 1
+            trial = self.attempt(rate, long)
+        return trial
+
+    def _coarse(self) -> float | None:
+        low, high, held_back = 0.0, math.inf, False
+        rate = self.start
+        while self.trials < MOST_TRIALS:
+            trial = self._try(rate, False)
             if trial.good:
-                low, best = rate, trial
-                if trial.held_back or math.isfinite(high):
-                    break
-                rate *= self.factor
+                low, held_back = rate, trial.held_back
             else:
                 high = rate
-                if best is not None or rate <= self.lowest:
-                    break
+            if held_back or (low and high / low <= self.coarse):
+                break
+            if not low:
+                if rate <= self.lowest:
+                    return None
                 rate = max(self.lowest, rate / self.factor)
-        return low, high, best, count
+            else:
+                rate = low * self.factor if math.isinf(high) else math.sqrt(low * high)
+        return low or None
 
-    def _confirm(self, attempt: Try, rate: float, count: int) -> Found | None:
+    def _walk(self, rate: float) -> Trial | None:
+        best = self._try(rate, True)
+        if best.good:
+            for step in range(1, _MOST_STEPS_UP + 1):
+                if best.held_back or self.trials >= MOST_TRIALS:
+                    break
+                trial = self._try(rate * self.resolution**step, True)
+                if not trial.good:
+                    break
+                best = trial
+            return best
         step = self.resolution
-        while rate >= self.lowest:
-            trial = attempt(rate, True)
-            count += 1
-            if trial.good:
-                return Found(trial, trial.held_back, count)
-            if count >= _MOST_TRIALS:
-                return None
+        while self.trials < MOST_TRIALS and rate > self.lowest:
             rate /= step
-            step *= self.resolution  # farther each time: the shorter trials may have been far too kind
+            step *= self.resolution  # farther each time: what went before may have been far too kind
+            trial = self._try(rate, True)
+            if trial.good:
+                return trial
         return None
