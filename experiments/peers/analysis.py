@@ -112,7 +112,8 @@ def ratios(found: Benchmark) -> list[dict[str, Any]]:
                 summary = ratio(found.values(own, measure), found.values(peer, measure))
                 if summary.count:
                     shown = _rounded(summary)
-                    table.append({"contender": own, "peer": peer, "measure": measure, "ratio": shown["median"], **shown})
+                    row = {"contender": own, "peer": peer, "measure": measure, "ratio": shown["median"]}
+                    table.append({**row, **shown})
     return table
 
 
@@ -159,9 +160,8 @@ def _verdict(
 ) -> dict[str, Any]:  # fmt: skip
     """``certain``: the interval's end counts and not the median."""
     judged = (summary.high if at_most else summary.low) if certain else summary.median
-    if judged is None:
-        verdict = NOT_MEASURED
-    else:
+    verdict = NOT_MEASURED
+    if judged is not None:
         verdict = MET if (judged <= limit if at_most else judged >= limit) else NOT_MET
     return {
         "target": text, "verdict": verdict, "value": rounded(summary.median, 3), "ci_low": rounded(summary.low, 3),

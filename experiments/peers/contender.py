@@ -108,9 +108,9 @@ class Running:
 
     def level(self) -> None:
         """Give every contender the same receive buffers, whatever its program asks for."""
-        for pids in self.processes.values():
-            for pid in pids:
-                widen_receive_buffers(pid)
+        self.facts["receive_buffers"] = {
+            end: sum(map(widen_receive_buffers, pids)) for end, pids in self.processes.items()
+        }  # fmt: skip
 
     def stop(self) -> None:
         """End all programs, by their process ids, and undo what was set up."""

@@ -36,10 +36,10 @@ TCP_HEADERS = 52
 """IPv4 and TCP with timestamps, bytes."""
 SEGMENTS = 32
 """Datagrams that the application hands over at once in the variant with UDP_SEGMENT."""
-GRACE_SECONDS = 0.02
+GRACE_SECONDS = 0.01
 """A datagram that comes later than this after the last was sent counts as lost: it waited in a queue that grew."""
 _SETTLE_SECONDS = 12.0
-_DRAIN_SECONDS = 0.06
+_DRAIN_SECONDS = 0.05
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -263,12 +263,15 @@ class Measuring:
         # Not exactly what was found before: steps from there would lead to the same few rates in all repeats.
         known = None if name not in hints else hints[name] * self._budget.resolution ** self._random.uniform(-0.5, 0.5)
         search = Search(attempt, known, resolution=self._budget.resolution)
+        if hints:  # another size's rate is no bad place to start from
+            search.start, search.factor = list(hints.values())[-1], 1.4
         best = search.run()
         if best is None:
             raise MeasureError(f"no rate with under 0.1% loss down to {search.lowest:g} datagrams/s")
         hints[name] = best.rate
         self.write(name, best.rate, "1/s", payload=size, loss=best.loss, sent=best.sent, received=best.received,
-                   seconds=best.seconds, sender_limited=best.held_back, trials=search.trials)  # fmt: skip
+                   seconds=best.seconds, sender_limited=best.held_back, sender_busy=round(best.busy, 3),
+                   trials=search.trials)  # fmt: skip
         if with_cpu:
             before, after = next((before, after) for before, after, trial in spent if trial is best)
             self._write_cpu("udp", before, after, best.received)
@@ -277,7 +280,8 @@ class Measuring:
         self, rate: float, seconds: float, size: int, segments: int, sender: Program, receiver: Program
     ) -> Trial:
         self._number += 1
-        receiver.ask({"run": self._number, "most": int(rate * seconds) + segments})
+        most = int(rate * seconds) + segments
+        receiver.ask({"run": self._number, "most": most, "size": size, "together": segments > 1})
         order = {"run": self._number, "rate": rate, "seconds": seconds, "size": size, "segments": segments}
         answer = sender.ask(order, timeout=seconds * 20 + 10)
         if "error" in answer:

@@ -1,15 +1,18 @@
 """The plots of the benchmark: goodput, datagrams per second, round-trip times and CPU time of every contender.
 
-A row is a contender, ours first. The kernel's limits are far to the right of everything in user space: their bars are
-cut at the edge and say their value, so that the others can be told apart.
+A row is a contender, ours first. The kernel's limits are far to the right of everything in user space: what lies beyond
+the edge says its value, so that the others can be told apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from matplotlib import ticker
 
 from experiments.peers.analysis import KERNEL, OURS, Benchmark
 from experiments.plotting import Look, Plot, bar_positions, figure, save
@@ -22,8 +25,8 @@ GOODPUT = Plot(
 DATAGRAMS = Plot(
     "bench-udp",
     "Highest rate of UDP datagrams",
-    "Datagrams per second with under 0.1% loss; medians with 95% intervals. 1400 B: cut to what the tenants' MTU takes. "
-    "UDP_SEGMENT: the application hands 32 datagrams at a time to its kernel.",
+    "Datagrams per second with under 0.1% loss; medians with 95% intervals. 1400 B is cut to what the tenants' MTU "
+    "takes. UDP_SEGMENT: the application hands 32 datagrams at a time to its kernel.",
 )
 LATENCY = Plot(
     "bench-rtt", "Round-trip time", "Median of pings, idle and beside one TCP flow; medians with 95% intervals."
@@ -70,10 +73,11 @@ _MACHINE = Series("cpu_udp_machine", 1.0, Look("whole machine", "black", "", "|"
 
 def draw(found: Benchmark, folder: Path) -> None:
     """Draw all plots, of whatever there are data for."""
-    if not any(found.values(item["name"], "tcp_1") or found.values(item["name"], "udp_64") for item in found.contenders):
+    names = [item["name"] for item in found.contenders]
+    if not any(found.values(name, "tcp_1") and found.values(name, "udp_64") for name in names):
         return
-    save(_bars(found, _GOODPUT, "TCP goodput (Gb/s)", "Gb/s"), folder, GOODPUT.name)
-    save(_bars(found, _DATAGRAMS, "UDP datagrams (thousand per second)", "k/s"), folder, DATAGRAMS.name)
+    save(_goodput(found), folder, GOODPUT.name)
+    save(_datagrams(found), folder, DATAGRAMS.name)
     save(_latency(found), folder, LATENCY.name)
     save(_cost(found), folder, COST.name)
 
@@ -110,51 +114,68 @@ def edge(found: Benchmark, series: Sequence[Series]) -> float:
     return 1.12 * max(user_space or [top for _, top in tops])
 
 
-def _bars(found: Benchmark, series: Sequence[Series], label: str, unit: str) -> Any:
+def _goodput(found: Benchmark) -> Any:
     drawing, axes = figure(4.0)
-    limit = edge(found, series)
-    centres, width = bar_positions(len(found.contenders), len(series))
-    for one, places in zip(series, centres, strict=True):
-        shown = False
+    limit = edge(found, _GOODPUT)
+    centres, width = bar_positions(len(found.contenders), len(_GOODPUT))
+    for one, places in zip(_GOODPUT, centres, strict=True):
+        label: str | None = one.look.label
         for place, item in zip(places, found.contenders, strict=True):
             summary = found.summary(item["name"], one.measure)
             if summary.median is None or summary.low is None or summary.high is None:
                 continue
             value = summary.median * one.scale
             axes.barh(place, min(value, limit), width * 0.92, color=one.look.colour, hatch=one.look.hatch,
-                      edgecolor="black", linewidth=0.4, label=None if shown else one.look.label)  # fmt: skip
-            shown = True
+                      edgecolor="black", linewidth=0.4, label=label)  # fmt: skip
+            label = None
             if value > limit:
-                _cut(axes, place, limit, f"{value:.3g} {unit}")
+                axes.plot([0.972 * limit, 0.982 * limit], [place + 0.2, place - 0.2], color="white", linewidth=1.6)
+                _beyond(axes, place, 0.955 * limit, f"{value:.3g} Gb/s")
                 continue
             axes.errorbar(value, place, xerr=[[value - summary.low * one.scale], [summary.high * one.scale - value]],
                           color="black", elinewidth=0.6, capsize=1.2, capthick=0.6)  # fmt: skip
     axes.set_xlim(0, limit)
-    axes.set_xlabel(label)
-    _rows(found, axes, len(series))
+    axes.set_xlabel("TCP goodput (Gb/s)")
+    _rows(found, axes, 2)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2, handlelength=2.2)
     return drawing
 
 
-def _cut(axes: Any, place: float, limit: float, text: str) -> None:
-    """Mark a bar that goes on behind the edge, and write its value on it."""
-    axes.plot([0.972 * limit, 0.982 * limit], [place + 0.25, place - 0.25], color="white", linewidth=1.6)
-    axes.text(0.955 * limit, place, f"{text} →", fontsize=5, ha="right", va="center",
+def _beyond(axes: Any, place: float, where: float, text: str) -> None:
+    """Write the value of something that lies beyond the edge."""
+    axes.text(where, place, f"{text} \N{RIGHTWARDS ARROW}", fontsize=5, ha="right", va="center",
               bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # fmt: skip
 
 
-def _points(found: Benchmark, axes: Any, one: Series, offset: float) -> None:
-    shown = False
+def _datagrams(found: Benchmark) -> Any:
+    drawing, axes = figure(4.0)
+    limit = edge(found, _DATAGRAMS)
+    for one, offset in zip(_DATAGRAMS, (-0.3, -0.1, 0.1, 0.3), strict=True):
+        _points(found, axes, one, offset, limit)
+    axes.set_xlim(0, limit)
+    axes.set_xlabel("datagrams per second (thousands)", loc="right")
+    _rows(found, axes, 2)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, handlelength=1.5)
+    return drawing
+
+
+def _points(found: Benchmark, axes: Any, one: Series, offset: float, limit: float = math.inf) -> None:
+    label: str | None = one.look.label
     for place, item in enumerate(found.contenders):
         summary = found.summary(item["name"], one.measure)
         if summary.median is None or summary.low is None or summary.high is None:
             continue
         value = summary.median * one.scale
+        if value > limit:
+            axes.plot(0.85 * limit, place + offset, one.look.marker, color=one.look.colour, markersize=3.2,
+                      markeredgecolor="black", markeredgewidth=0.5)  # fmt: skip
+            _beyond(axes, place + offset, 0.985 * limit, f"{value:.0f}")
+            continue
         axes.errorbar(value, place + offset, fmt=one.look.marker, color=one.look.colour, markersize=3.2,
-                      markeredgecolor="black", markeredgewidth=0.5, elinewidth=0.7, capsize=1.3,
+                      markeredgecolor="black", markeredgewidth=0.5, ecolor="black", elinewidth=0.7, capsize=1.3,
                       xerr=[[value - summary.low * one.scale], [summary.high * one.scale - value]],
-                      label=None if shown else one.look.label)  # fmt: skip
-        shown = True
+                      label=label)  # fmt: skip
+        label = None
 
 
 def _latency(found: Benchmark) -> Any:
@@ -162,6 +183,7 @@ def _latency(found: Benchmark) -> Any:
     for one, offset in zip(_LATENCY, (-0.15, 0.15), strict=True):
         _points(found, axes, one, offset)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.set_xlabel("round-trip time (ms, log)")
     _rows(found, axes, 1)
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
@@ -183,7 +205,7 @@ def _cost(found: Benchmark) -> Any:
             ends[place] += value
     _points(found, axes, _MACHINE, 0.0)
     axes.set_xlim(0)
-    axes.set_xlabel("CPU time per 1400 B datagram (µs)")
+    axes.set_xlabel("CPU time per 1400 B datagram (µs)", loc="right")
     _rows(found, axes, 1)
     axes.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, handlelength=2.2)
     return drawing

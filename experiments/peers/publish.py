@@ -13,6 +13,8 @@ from experiments.tables import write_csv
 
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.md"
+NONE = "-"
+"""Stands in a table where there is no figure."""
 
 Cell = Callable[[Benchmark, str], Summary]
 
@@ -58,17 +60,17 @@ def publish(run: RunDirectory) -> None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with three significant digits, in plain notation; a dash for None."""
+    """Return a number with three significant digits, in plain notation; "-" for None."""
     if value is None:
-        return "–"
+        return NONE
     text = f"{value:.{digits}g}"
     return f"{value:.0f}" if "e" in text else text
 
 
 def interval(summary: Summary, scale: float = 1.0) -> str:
-    """Return ``median [low, high]``, scaled; a dash where there is no sample."""
+    """Return ``median [low, high]``, scaled; "-" where there is no sample."""
     if summary.median is None or summary.low is None or summary.high is None:
-        return "–"
+        return NONE
     return f"{number(summary.median * scale)} [{number(summary.low * scale)}, {number(summary.high * scale)}]"
 
 
@@ -79,14 +81,15 @@ def summary(found: Benchmark, verdicts: Sequence[dict[str, Any]], record: dict[s
         "# Benchmark against real tunnels", "",
         f"{plan.get('repeats')} repeats, order shuffled with seed {record.get('seed')}; kernel "
         f"{environment.get('kernel')}, {environment.get('cpus')} processors ({environment.get('cpu_model')}). Medians "
-        f"with 95% confidence intervals in brackets{_coverage(plan.get('repeats'))}. All contenders: the same namespaces, "
-        "an underlay of MTU 1500. docs/bench.md says how each is set up and how to read the figures.", "",
+        f"with 95% confidence intervals in brackets{_coverage(plan.get('repeats'))}. All contenders: the same "
+        "namespaces, an underlay of MTU 1500. docs/bench.md says how each is set up and how to read the figures.", "",
         "## Targets", "", "| target | measured | asked | against | verdict |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for verdict in verdicts:
         shown = f"{number(verdict['value'])} [{number(verdict['ci_low'])}, {number(verdict['ci_high'])}]"
         asked = verdict["limit"] + (f", aim {verdict['aim']:g}" if verdict["aim"] else "")
-        lines.append(f"| {verdict['target']} | {shown} | {asked} | {verdict['against'] or '–'} | {verdict['verdict']} |")
+        against = verdict["against"] or NONE
+        lines.append(f"| {verdict['target']} | {shown} | {asked} | {against} | {verdict['verdict']} |")
     lines += ["", "## Throughput and latency", "", *_table(found, PAPER_COLUMNS), ""]
     lines += [_limits(found), "", "## Cost", "", *_table(found, COST_COLUMNS), "", _COST_NOTE, ""]
     lines += ["## Ratio of `nve-full` to each contender", "", *_ratio_table(found), ""]
@@ -99,13 +102,13 @@ def summary(found: Benchmark, verdicts: Sequence[dict[str, Any]], record: dict[s
 
 _COST_NOTE = (
     "Packets are counted as payload bytes divided by the largest segment (TCP) or as datagrams received (UDP, 1400 B): "
-    "interfaces count many segments as one packet. What the kernel does for itself is no process's time, so for contenders "
-    "in the kernel only the whole machine is there: all processors, with the sender and receiver of the load, which are "
-    "the same for everybody, and with whatever else ran."
+    "interfaces count many segments as one packet. What the kernel does for itself is no process's time, so for "
+    "contenders in the kernel only the whole machine is there: all processors, with the sender and receiver of the "
+    "load, which are the same for everybody, and with whatever else ran."
 )
 _RATIO_NOTE = (
-    "Taken within each repeat. Above 1 is better for TCP and UDP, below 1 for round-trip times. Contenders marked with * "
-    "protect nothing."
+    "Taken within each repeat. Above 1 is better for TCP and UDP, below 1 for round-trip times. Contenders marked with "
+    "* protect nothing."
 )
 
 
@@ -136,10 +139,11 @@ def _limits(found: Benchmark) -> str:
         item["title"] for item in found.contenders for measure in found.measures(item["name"])
         if any(entry.get("sender_limited") for entry in found.samples[item["name"], measure])
     })  # fmt: skip
-    text = "Contenders marked with * protect nothing. UDP: the highest rate with under 0.1% loss; where 1400 B do not fit "
-    text += "the tenants' MTU, what fits (column `payload` of bench.csv)."
+    text = "Contenders marked with * protect nothing. UDP: the highest rate with under 0.1% loss; where 1400 B do not "
+    text += "fit the tenants' MTU, what fits (column `payload` of bench.csv)."
     if limited:
-        text += f" At some size the sender, not the path, set the rate (at least as much is possible): {', '.join(limited)}."
+        text += " At some size the sender, not the path, set the rate, so at least as much is possible: "
+        text += f"{', '.join(limited)}."
     return text
 
 
@@ -161,19 +165,19 @@ def _descriptions(found: Benchmark) -> list[str]:
     lines = ["| contender | data path | layer | protection | tenant MTU | notes |", "|---|---|---|---|---|---|"]
     for item in found.contenders:
         lines.append(
-            f"| {item['title']} (`{item['name']}`) | {item['kind']} | {item['layer']} | {item['protection'] or 'none'} | "
-            f"{item['tenant_mtu']} | {item['notes']} |"
+            f"| {item['title']} (`{item['name']}`) | {item['kind']} | {item['layer']} | "
+            f"{item['protection'] or 'none'} | {item['tenant_mtu']} | {item['notes']} |"
         )
     return lines
 
 
-_TEX = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "µ": r"\textmu{}", "–": "--", "#": r"\#"})
+_TEX = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "µ": r"\textmu{}", "#": r"\#"})
 
 
 def latex(found: Benchmark, columns: Sequence[tuple[str, str, float, Cell]]) -> str:
     """Return a table for a paper (needs booktabs); contenders that are missing say so."""
-    heads = " & ".join(title for title, _, _, _ in columns).translate(_TEX.copy() | {ord("&"): "&"})
-    units = " & ".join(unit for _, unit, _, _ in columns).translate(_TEX.copy() | {ord("&"): "&"})
+    heads = " & ".join(title for title, _, _, _ in columns).translate(_TEX | {ord("&"): "&"})
+    units = " & ".join(unit for _, unit, _, _ in columns).translate(_TEX | {ord("&"): "&"})
     lines = [r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule", rf" & {heads} \\", rf" & {units} \\",
              r"\midrule"]  # fmt: skip
     kind = None

@@ -22,7 +22,7 @@ CONTENDERS: dict[str, Contender] = {
         Fastd("fastd", "fastd", "aes128-ctr+umac", 66, True),
         Tinc(),
         StrongSwan(),
-        Fastd("fastd-null", "fastd, null", "null", 43, False),
+        Fastd("fastd-null", "fastd null", "null", 43, False),
         OvsGeneve(),
         KernelWireGuard(),
         KernelEsp(),

@@ -34,7 +34,7 @@ class Plan:
 PLANS = {
     plan.name: plan
     for plan in (
-        Plan("quick", 5, Budget(1, 60, 0.005, 0.15, 0.4, 1.06)),
+        Plan("quick", 5, Budget(1, 60, 0.005, 0.12, 0.35, 1.07)),
         Plan("paper", 20, Budget(4, 200, 0.01, 0.5, 1.5, 1.03)),
     )
 }
@@ -82,11 +82,11 @@ class Runner:
             try:
                 network.wire(description.tenant_mtu, routed=description.layer == 3, devices=description.devices)
                 contender.start(running)
-                running.level()
                 measuring = Measuring(
                     description, running, repeat, self._plan.budget, self._folder, self._write, self._order
                 )
                 measuring.settle()
+                running.level()
             except (PeerError, TestbedError, NodeCommandError, MeasureError) as error:
                 self._leave_out(description.name, repeat, reason_of(error))
             else:

@@ -102,10 +102,10 @@ class Search:
     def _walk(self, rate: float) -> Trial | None:
         best = self._try(rate, True)
         if best.good:
-            for step in range(1, _MOST_STEPS_UP + 1):
+            for number in range(1, _MOST_STEPS_UP + 1):
                 if best.held_back or self.trials >= MOST_TRIALS:
                     break
-                trial = self._try(rate * self.resolution**step, True)
+                trial = self._try(rate * self.resolution**number, True)
                 if not trial.good:
                     break
                 best = trial

@@ -21,7 +21,7 @@ class StrongSwan(Contender):
     def __init__(self) -> None:
         # A packet would have room for 1438, but charon reads no more than 1400 bytes of one from its TUN.
         super().__init__(Description(
-            "strongswan", "strongSwan, libipsec", Kind.USER_SPACE, 3, 100, "AES-128-GCM, ESP in UDP", True, "charon",
+            "strongswan", "strongSwan libipsec", Kind.USER_SPACE, 3, 100, "AES-128-GCM, ESP in UDP", True, "charon",
             notes="IKEv2, ESP tunnel mode in user space; reads at most 1400 bytes from its TUN",
         ))  # fmt: skip
 
