@@ -40,7 +40,7 @@ def _names(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="experiments.peers", description=__doc__)
     parser.add_argument("--profile", choices=sorted(runner.PLANS), default="quick")
-    parser.add_argument("--only", type=_names, metavar="A,B", default=list(CONTENDERS), help="only these contenders")
+    parser.add_argument("--only", type=_names, metavar="A,B", help="only these contenders")
     parser.add_argument("--repeats", type=int, default=None, help="instead of the profile's")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--results", type=Path, default=_ROOT / "results")
@@ -48,11 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(options: argparse.Namespace, run: RunDirectory, plan: runner.Plan, seed: int) -> None:
+def _measure(names: Sequence[str], run: RunDirectory, plan: runner.Plan, seed: int) -> None:
     started = time.monotonic()
     with SampleWriter(run.folder("raw") / publish.SAMPLES) as writer:
         bench = runner.Runner(
-            plan, [CONTENDERS[name] for name in options.only], seed, run.folder("raw"), writer.write,
+            plan, [CONTENDERS[name] for name in names], seed, run.folder("raw"), writer.write,
             lambda text: print(f"{time.monotonic() - started:6.0f} s  {text}", flush=True),
         )  # fmt: skip
         try:
@@ -78,15 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.repeats is not None:
         plan = replace(plan, repeats=options.repeats)
     seed = options.seed if options.seed is not None else secrets.randbelow(2**31)
-    chosen = [CONTENDERS[name].description for name in options.only]
+    names = options.only or [name for name in CONTENDERS if name not in plan.leave_out]
     record: dict[str, Any] = {
         "environment": describe(), "peers": versions.describe(), "seed": seed, "plan": plan.as_dict(),
-        "contenders": [description.as_dict() for description in chosen],
+        "contenders": [CONTENDERS[name].description.as_dict() for name in names],
     }  # fmt: skip
     run = RunDirectory.create(options.results.resolve(), f"{NAME}-{plan.name}", record)
     status, reason = FAILED, "the runner ended early"
     try:
-        _measure(options, run, plan, seed)
+        _measure(names, run, plan, seed)
         status, reason = COMPLETE, ""
     except (KeyboardInterrupt, SystemExit):
         status, reason = INTERRUPTED, "interrupted before the end"

@@ -81,6 +81,15 @@ def proportional_memory(text: str) -> int:
     raise MeasureError("no proportional set size of a process")
 
 
+def _words(process: subprocess.Popen[str]) -> str:
+    """Return what a process that is about to end has printed; one that does not is ended."""
+    try:
+        return process.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()[0]
+
+
 def median(values: list[float]) -> float:
     """Return the middle of some values."""
     return quantile(values, 0.5)
@@ -192,7 +201,7 @@ class Measuring:
         try:
             result = tcp_goodput(self._near, self._address, seconds, flows)
         finally:
-            text = "" if pings is None else pings.communicate(timeout=20)[0]
+            text = "" if pings is None else _words(pings)
         after = cpu_now(self._running)
         self.write(f"tcp_{flows}", result["value"], "bit/s", retransmits=result["retransmits"], bytes=result["bytes"])
         if flows == 1:
