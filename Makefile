@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
-.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench-core bench-control lint doctor cli clean clean-results
+.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench bench-setup bench-core bench-control lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
 # quick: some twelve minutes on two cores; paper: more repeats.
@@ -40,6 +40,12 @@ fuzz: setup ## Fuzz everything that reads strangers' bytes, guided by coverage; 
 	@$(PYTHON_VENV) -c 'import atheris' 2>/dev/null || $(PYTHON_VENV) -m pip install -q --no-deps atheris==3.0.0
 	@for target in parser opener transit inner nve netlink; do \
 		$(PYTHON_VENV) -m tests.geneve.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+
+bench: setup ## Our NVE beside OpenVPN, WireGuard, fastd and others, in one run; PROFILE=quick or paper (root)
+	@$(PYTHON_VENV) -m experiments.peers --profile $(PROFILE) $(BENCH_ARGS)
+
+bench-setup: ## Install what 'make bench' compares with (Debian packages; starts no service)
+	@./setup.sh --peers
 
 bench-core: setup ## What sealing, opening and refusing a packet cost, beside the bare AEAD call (no root)
 	@$(PYTHON_VENV) -m experiments.core_bench $(BENCH_ARGS)

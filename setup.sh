@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes this machine ready for the testbed: Debian packages and the virtual environment .venv.
 # Safe to run any number of times; does nothing when nothing is missing. Starts no service.
+# With --peers: installs what 'make bench' compares the testbed with, and nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -52,6 +53,10 @@ make:make
 
 # Packages of which no single program tells the presence.
 needed_libraries="libc6-dev ca-certificates"
+
+# What 'make bench' runs beside the NVE. A distribution may lack one: the benchmark then says that it is missing.
+peers="openvpn wireguard-go wireguard-tools fastd tinc openvswitch-switch strongswan-charon strongswan-swanctl
+libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
 
 have_program() {
     # Daemons live in sbin, which is not on everyone's PATH.
@@ -134,6 +139,23 @@ install_packages() {
     [ -z "${missing// /}" ] || fail "still missing after installation: $missing; see $log."
 }
 
+install_peers() {
+    local package missing=""
+    for package in $peers; do
+        installed "$package" || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null 2>&1 || fail "this is no Debian or Ubuntu machine; install the equivalents of:$missing"
+    [ "$(id -u)" = 0 ] || fail "root is needed once to install:$missing; run 'sudo make bench-setup'."
+    say "installing peers:$missing"
+    : >"$log"
+    apt_run update || say "the package lists could not be refreshed; trying with those that are here"
+    # One by one: a package that this distribution does not have must not keep the others away.
+    for package in $missing; do
+        apt_run install --no-install-recommends "$package" || say "could not install $package; see $log"
+    done
+}
+
 build_venv() {
     local python=$1 wanted=$2
     say "building $venv with $("$python" --version 2>&1) from requirements.lock"
@@ -157,6 +179,10 @@ build_venv() {
 
 main() {
     local python wanted
+    if [ "${1:-}" = --peers ]; then
+        install_peers
+        return
+    fi
     install_packages
     python=$(find_python) ||
         fail "no Python 3.10 to 3.13 with venv and headers was found; install one and set PYTHON=/path/to/python3."

@@ -93,7 +93,7 @@ def _figure(section: Any, name: str, least: float = 0.0, strictly: bool = True) 
 
 
 def parse_tcp(text: str) -> dict[str, Any]:
-    """Return the receiver's bits per second as ``value``, and what else iperf3's JSON says of one TCP flow."""
+    """Return the receiver's bits per second as ``value``, and what else iperf3's JSON says of the TCP flows."""
     end = iperf_result(text)["end"]
     received, sent = end.get("sum_received"), end.get("sum_sent")
     return {
@@ -112,9 +112,9 @@ def parse_udp(text: str) -> dict[str, Any]:
     return {"datagrams": sent, "lost": lost}
 
 
-def tcp_goodput(node: NodeHandle, address: str, seconds: int) -> dict[str, Any]:
-    """Measure one TCP flow from a node to ``address``; see :func:`parse_tcp`."""
-    argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds)]
+def tcp_goodput(node: NodeHandle, address: str, seconds: int, flows: int = 1) -> dict[str, Any]:
+    """Measure TCP from a node to ``address``, over one or several flows together; see :func:`parse_tcp`."""
+    argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF_PORT), "-t", str(seconds), "-P", str(flows)]
     return parse_tcp(_run(node, argv, seconds + _PATIENCE, check=False))
 
 

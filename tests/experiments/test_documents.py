@@ -15,6 +15,8 @@ from experiments import (
     results,
     telemetry_analysis,
 )
+from experiments.peers import analysis as peers_analysis
+from experiments.peers.registry import CONTENDERS
 from experiments.profiles import PROFILES
 from experiments.registry import EXPERIMENTS
 
@@ -25,6 +27,9 @@ TABLES = {
     "attacks-legitimate.csv": attacks_analysis.LEGITIMATE_COLUMNS,
     "telemetry-path.csv": telemetry_analysis.COLUMNS,
     **{f"control-{name}.csv": columns for name, columns in control_analysis.TABLES.items()},
+    "bench.csv": peers_analysis.COLUMNS,
+    "bench-ratios.csv": peers_analysis.RATIO_COLUMNS,
+    "bench-targets.csv": peers_analysis.TARGET_COLUMNS,
     "control-scale.csv": control_scale_analysis.COLUMNS,
     "control-scale-growth.csv": control_scale_analysis.GROWTH_COLUMNS,
 }
@@ -55,3 +60,11 @@ def test_every_status_attack_verdict_and_profile_is_explained() -> None:
         assert f"| {verdict} |" in text
     for name in EXPERIMENTS:
         assert f"\n## {name.capitalize()}" in text
+
+
+def test_every_contender_of_the_benchmark_is_described_with_its_mtu() -> None:
+    text = (ROOT / "docs/bench.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    for name, contender in CONTENDERS.items():
+        (row,) = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+        assert str(contender.description.tenant_mtu) in row
