@@ -18,6 +18,7 @@ from experiments import (
     telemetry_analysis,
     telemetry_plots,
 )
+from experiments.dataplane import scale, scale_analysis, scale_plots
 from experiments.mechanism import analysis as mechanism_analysis
 from experiments.mechanism.probes import PROBES
 from experiments.profiles import START_SECONDS, Profile
@@ -179,6 +180,30 @@ def _control_section(root: Path) -> Section:
     )  # fmt: skip
 
 
+def _scale_section(root: Path) -> Section:
+    result = scale_analysis.analyse(root)
+    scale_analysis.write_tables(result, _folder(root, "csv"))
+    plots = scale_plots.draw(result, _folder(root, "plots"))
+    least, most = (result.bounds.get(f"flow cache, {end}") for end in ("least", "most"))
+    return Section(
+        scale_analysis.NAME, "Scale of the data plane", "What a packet costs, and how much memory it takes, as "
+        "associations, policy rules, flows and audiences become more; in one process, without a network. The flow "
+        f"cache keeps the last {least} to {most} flows of each direction; one that has been forgotten is decided anew, "
+        "at the price of a new one.",
+        scale_analysis.summary(result),
+        (
+            Table("dataplane-scale-growth.csv", "Growth", "ratio: cost at the largest over that at the smallest "
+                  "number; ratio to reference: from reference to reference size, the largest within the cache where "
+                  "there is one, by which the verdict is made; exponent: slope of the logarithms between these two."),
+            Table("dataplane-scale-memory.csv", "Memory", "Growth of the process's resident set by so many "
+                  "associations (with the tenant behind each, one packet each) or flows (one packet each), divided by "
+                  "their number."),
+            Table("dataplane-scale-cost.csv", "Cost", "Medians of the rounds; count is the number of rounds."),
+        ),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
 def _folder(root: Path, name: str) -> Path:
     path = root / name
     path.mkdir(exist_ok=True)
@@ -234,6 +259,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "control", "control-plane", "convergence, failures, moves, revocation and rekeying under load",
             _control_seconds, _run_control, _control_section,
+        ),
+        Experiment(
+            scale_analysis.NAME, "none", "cost per packet with many associations, rules, flows and audiences",
+            scale.seconds, scale.run, _scale_section,
         ),
     )
 }  # fmt: skip

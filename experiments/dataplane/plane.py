@@ -1,7 +1,7 @@
 """The data plane under test with everything that it is given: the only place here that knows how it is called.
 
-One NVE, ``hub``, with as many peers as wanted and one association with each in each direction; packets to it are made by
-the peers' own sealers. All frames are UDP over IPv4.
+One NVE, ``hub``, with as many peers as wanted and one association with each in each direction; the peers' own sealers
+make the packets to it. All frames are UDP over IPv4.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ from dataclasses import dataclass
 from geneve.control.names import IpPrefix
 from geneve.control.profile import Coverage, InnerCoverage, KeyGranularity, OptionSelector, Profile
 from geneve.control.rules import Action, Endpoint, Rule
-from geneve.control.state import Association, AssociationRole, Mapping, NodeState, NveAddress, Role, StaticOption, VniState
+from geneve.control.state import (
+    Association,
+    AssociationRole,
+    Mapping,
+    NodeState,
+    NveAddress,
+    Role,
+    StaticOption,
+    VniState,
+)
 from geneve.header import BaseHeader, HeaderField
 from geneve.inner import parse_inner
 from geneve.option import Option
 from geneve.packet import make_packet
 from geneve.security.association import OutboundAssociation
 from geneve.security.seal import Item, PacketSealer
-from nve.dataplane import Dataplane
 from nve.datagrams import Received
+from nve.dataplane import Dataplane
 
 VNI = 100
 HUB = "hub"
