@@ -18,7 +18,7 @@ from experiments import (
     telemetry_analysis,
     telemetry_plots,
 )
-from experiments.dataplane import scale, scale_analysis, scale_plots
+from experiments.dataplane import flood_analysis, flood_plots, scale, scale_analysis, scale_plots
 from experiments.mechanism import analysis as mechanism_analysis
 from experiments.mechanism.probes import PROBES
 from experiments.profiles import START_SECONDS, Profile
@@ -67,6 +67,12 @@ def _run_mechanism(context: Context) -> None:
 
 def _run_control(context: Context) -> None:
     from experiments.control import run
+
+    run(context)
+
+
+def _run_flood(context: Context) -> None:
+    from experiments.dataplane.flood import run
 
     run(context)
 
@@ -204,6 +210,31 @@ def _scale_section(root: Path) -> Section:
     )  # fmt: skip
 
 
+def _flood_section(root: Path) -> Section:
+    result = flood_analysis.analyse(root)
+    flood_analysis.write_tables(result, _folder(root, "csv"))
+    plots = flood_plots.draw(result, _folder(root, "plots"))
+    target = result.target
+    return Section(
+        "flood", "Under a flood", "What a tenant notices while an attacker beside its NVE sends forged packets. "
+        f"Goodput under {target['rate']} packets a second with bad tags: {target['ratio']} of that without an attack "
+        f"(target: more than {target['target']}).",
+        flood_analysis.summary(result),
+        (
+            Table("flood-goodput.csv", "Goodput", "ratio: to the sample without an attack of the same repeat; sent per "
+                  "s: what the attacker reached; cpu percent: of one processor, the flooded NVE."),
+            Table("flood-latency.csv", "Round-trip time and loss", "Without TCP; probes: messages of a paced stream, "
+                  "lost: those that the receiver did not log; lost high: upper end of the Wilson interval."),
+            Table("flood-refusals.csv", "Refusals", "refused: by these reasons, in all repeats together; buffer drops: "
+                  "datagrams for which the socket had no room, true ones included; others: other reasons, which "
+                  "count true packets; cpu us: the NVE's CPU time for a refused packet; alone us: of the data plane."),
+            Table("flood-controls.csv", "Controls", "Forged packets that came to the tenant: none, where they must, and "
+                  "full, where they must not; judged by the frames on the tenant's interface."),
+        ),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
 def _folder(root: Path, name: str) -> Path:
     path = root / name
     path.mkdir(exist_ok=True)
@@ -231,6 +262,12 @@ def _mechanism_seconds(_: Profile) -> float:
 def _control_seconds(profile: Profile) -> float:
     repeats = profile.repeats * (control_analysis.START_SECONDS + control_analysis.repeat_seconds(profile))
     return repeats + control_analysis.growth_seconds(profile.growth_sizes)
+
+
+def _flood_seconds(profile: Profile) -> float:
+    point = profile.flood_seconds + profile.flood_probe_seconds + flood_analysis.POINT_OVERHEAD
+    points = len(flood_analysis.points(profile.flood_rates, profile.flood_repeats, profile.repeats))
+    return START_SECONDS + flood_analysis.CONTROL_SECONDS + points * point
 
 
 def _telemetry_seconds(profile: Profile) -> float:
@@ -263,6 +300,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             scale_analysis.NAME, "none", "cost per packet with many associations, rules, flows and audiences",
             scale.seconds, scale.run, _scale_section,
+        ),
+        Experiment(
+            flood_analysis.NAME, "flood", "goodput and latency under forged packets, and what each kind costs",
+            _flood_seconds, _run_flood, _flood_section,
         ),
     )
 }  # fmt: skip

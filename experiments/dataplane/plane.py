@@ -167,7 +167,8 @@ class Plane:
 class Peers:
     """The other ends: they make packets for the hub."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, frame_size: int = FRAME_SIZE) -> None:
+        self._frame_size = frame_size
         self._clear = not plane.shape.audiences
         self._options = (_OPTION,) if plane.shape.option else ()
         self._sealers = [plane.sealer(peer) for peer in range(0 if self._clear else plane.shape.peers)]
@@ -175,7 +176,7 @@ class Peers:
 
     def packet(self, peer: int, flow: int) -> Received:
         """Return a packet of a flow from a peer's tenant to the hub's."""
-        frame = frame_from(peer, flow)
+        frame = frame_from(peer, flow, self._frame_size)
         if self._clear:
             return Received(make_packet(BaseHeader(vni=VNI), self._options, frame).build(), self._sources[peer])
         options = [option.build() for option in self._options]
@@ -228,17 +229,24 @@ def _ip_text(ip: bytes) -> str:
 
 def frame_to(peer: int, flow: int) -> bytes:
     """Return a frame from the hub's tenant to that of a peer."""
-    return _frame(_tenant_mac(peer), _HUB_MAC, _HUB_IP, _tenant_ip(peer), flow)
+    return _frame(_tenant_mac(peer), _HUB_MAC, _HUB_IP, _tenant_ip(peer), flow, FRAME_SIZE)
 
 
-def frame_from(peer: int, flow: int) -> bytes:
+def frame_from(peer: int, flow: int, size: int = FRAME_SIZE) -> bytes:
     """Return a frame from a peer's tenant to that of the hub."""
-    return _frame(_HUB_MAC, _tenant_mac(peer), _tenant_ip(peer), _HUB_IP, flow)
+    return _frame(_HUB_MAC, _tenant_mac(peer), _tenant_ip(peer), _HUB_IP, flow, size)
 
 
-def _frame(destination: bytes, source: bytes, source_ip: bytes, destination_ip: bytes, flow: int) -> bytes:
+def packets_like(packet: Received, payloads: Sequence[bytes]) -> list[Received]:
+    """Return packets with other contents that come from where ``packet`` came from."""
+    return [Received(payload, packet.source) for payload in payloads]
+
+
+def _frame(
+    destination: bytes, source: bytes, source_ip: bytes, destination_ip: bytes, flow: int, size: int
+) -> bytes:
     above, within = divmod(flow, FLOWS_PER_PORT)
-    ports = struct.pack("!HHHH", _FIRST_PORT + within, _FIRST_DESTINATION + above, FRAME_SIZE - 34, 0)
-    head = struct.pack("!BBHHHBBH", 0x45, 0, FRAME_SIZE - 14, 0, 0x4000, 64, 17, 0)
+    ports = struct.pack("!HHHH", _FIRST_PORT + within, _FIRST_DESTINATION + above, size - 34, 0)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, size - 14, 0, 0x4000, 64, 17, 0)
     packet = b"".join((destination, source, b"\x08\x00", head, source_ip, destination_ip, ports))
-    return packet + bytes(FRAME_SIZE - len(packet))
+    return packet + bytes(size - len(packet))
