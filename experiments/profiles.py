@@ -41,8 +41,10 @@ class Profile:
     scale_largest: tuple[tuple[str, int], ...] = ()
     """Largest number along an axis of the data plane's scale, where that is not all there is."""
     scale_memory_repeats: int = 2
-    flood_seconds: float = 0.8
-    """How long goodput is measured under each flood."""
+    flood_before_seconds: float = 0.4
+    """How long goodput is measured just before each flood."""
+    flood_seconds: float = 0.6
+    """How long it is measured under the flood."""
     flood_probe_seconds: float = 0.4
     """How long round-trip time and loss are."""
     flood_repeats: int = 2
@@ -76,7 +78,8 @@ PROFILES = {
             "paper", repeats=20, tcp_seconds=5, udp_seconds=5, udp_rate=2000, pings=500, ping_interval=0.004,
             frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000, rekey_seconds=5.0,
             rekey_tcp_seconds=3, growth_sizes=(10, 100, 1000), growth_changes=20,
-            scale_rounds=21, scale_memory_repeats=6, flood_seconds=2.0, flood_probe_seconds=1.0, flood_repeats=8,
+            scale_rounds=21, scale_memory_repeats=6,
+            flood_before_seconds=1.0, flood_seconds=2.0, flood_probe_seconds=1.0, flood_repeats=8,
         ),
         Profile(
             "smoke", repeats=1, tcp_seconds=1, udp_seconds=1, udp_rate=1000, pings=20, ping_interval=0.004,

@@ -221,15 +221,16 @@ def _flood_section(root: Path) -> Section:
         f"(target: more than {target['target']}).",
         flood_analysis.summary(result),
         (
-            Table("flood-goodput.csv", "Goodput", "ratio: to the sample without an attack of the same repeat; sent per "
-                  "s: what the attacker reached; cpu percent: of one processor, the flooded NVE."),
+            Table("flood-goodput.csv", "Goodput", "before: the same flow just before the flood; ratio: to that, of "
+                  "each sample its own; sent per s: what the attacker reached; cpu percent: of one processor, the flooded "
+                  "NVE. Without an attack, ratio tells how far two measurements lie apart when nothing happens."),
             Table("flood-latency.csv", "Round-trip time and loss", "Without TCP; probes: messages of a paced stream, "
                   "lost: those that the receiver did not log; lost high: upper end of the Wilson interval."),
             Table("flood-refusals.csv", "Refusals", "refused: by these reasons, in all repeats together; buffer drops: "
                   "datagrams for which the socket had no room, true ones included; others: other reasons, which "
                   "count true packets; cpu us: the NVE's CPU time for a refused packet; alone us: of the data plane."),
-            Table("flood-controls.csv", "Controls", "Forged packets that came to the tenant: none, where they must, and "
-                  "full, where they must not; judged by the frames on the tenant's interface."),
+            Table("flood-controls.csv", "Controls", "Forged packets that came to the tenant: none, where they must, "
+                  "and full, where they must not; judged by the frames on the tenant's interface."),
         ),
         plots, result.failures, result.warnings,
     )  # fmt: skip
@@ -265,7 +266,7 @@ def _control_seconds(profile: Profile) -> float:
 
 
 def _flood_seconds(profile: Profile) -> float:
-    point = profile.flood_seconds + profile.flood_probe_seconds + flood_analysis.POINT_OVERHEAD
+    point = flood_analysis.point_seconds(profile)
     points = len(flood_analysis.points(profile.flood_rates, profile.flood_repeats, profile.repeats))
     return START_SECONDS + flood_analysis.CONTROL_SECONDS + points * point
 

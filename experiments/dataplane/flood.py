@@ -1,8 +1,8 @@
 """The experiment flood: what a tenant notices while an attacker floods its NVE with forged packets.
 
-One TCP flow lasts through the whole experiment. For each kind of packet and each rate, in shuffled order: the flood
-begins, goodput is measured, the flow pauses, round-trip times and the loss of a paced stream are measured, the flood
-ends. What is written down is what happened; it is judged in ``flood_analysis.py``.
+One TCP flow lasts through the whole experiment. For each kind of packet and each rate, in shuffled order: goodput
+is measured, the flood begins, goodput is measured again, the flow pauses, round-trip times and the loss of a paced
+stream are measured, the flood ends. What is written down is what happened; it is judged in ``flood_analysis.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from experiments.bench import Hosts, address_of, difference, load, started
 from experiments.context import Context, ExperimentError
 from experiments.dataplane import reject
-from experiments.dataplane.flood_analysis import CONTROL_SECONDS, POINT_OVERHEAD, PROBE, SAMPLES, Point, points
+from experiments.dataplane.flood_analysis import CONTROL_SECONDS, PROBE, SAMPLES, Point, point_seconds, points
 from experiments.dataplane.kinds import KINDS, REPLAYED, UNPROTECTED
 from experiments.dataplane.wires import FastWire, join
 from experiments.measure import MeasureError, counters, cpu_nanoseconds, ping
@@ -32,6 +32,8 @@ _SETTLE_SECONDS, _DRAIN_SECONDS = 0.15, 0.5
 _PROBE_INTERVAL, _PING_INTERVAL, _PROBE_SIZE = 0.002, 0.004, 200
 _CONTROL_PACKETS, _CONTROL_RATE = 100, 500
 _INNER_HEADERS = 14 + 20 + 8
+
+
 class Flood:
     """One run of the experiment on a started testbed."""
 
@@ -119,15 +121,19 @@ class Flood:
 
     # The flood -----------------------------------------------------------------------------------------
 
-    def measure(self, pair: Point, number: int) -> None:
+    def measure(self, point: Point, number: int) -> None:
         """Take one sample under a flood; ``number`` tells its probes from others'."""
-        kind, rate, repeat = pair
+        kind, rate, repeat = point
         key = {"kind": kind, "rate": rate, "repeat": repeat, "order": number}
         begin, kernel = self._look(), self._kernel()
-        if rate:
-            self.flooder.ask({"do": "flood", "kind": kind, "rate": rate}, 20)
         try:
-            goodput, busy = self._goodput()
+            self.source.ask({"do": "go"})
+            before, _ = self._goodput(self.context.profile.flood_before_seconds)
+            if rate:
+                self.flooder.ask({"do": "flood", "kind": kind, "rate": rate}, 20)
+            goodput, busy = self._goodput(self.context.profile.flood_seconds)
+            self.source.ask({"do": "pause"})
+            wait_for(self._drained, _DRAIN_SECONDS)
             quiet = self._probe(number)
         except MeasureError as error:
             self.samples.write(sample("flood", key, None, "bit/s", missing=str(error)))
@@ -135,12 +141,12 @@ class Flood:
         finally:
             self.source.ask({"do": "pause"})
             attack = self.flooder.ask({"do": "stop"})
-        # What is on its way is not the next one's.
-        wait_for(self._idle, _DRAIN_SECONDS, pause=0.03)
-        whole = _difference(begin, self._look())
+            # What is on its way is not the next one's.
+            wait_for(self._idle, _DRAIN_SECONDS)
         self.samples.write(sample(
-            "flood", key, goodput, "bit/s", sent=attack["sent"], failed=attack["failed"], seconds=attack["seconds"],
-            buffer_drops=self._kernel() - kernel, whole=whole, under_load=busy, **quiet,
+            "flood", key, goodput, "bit/s", before=before, sent=attack["sent"], failed=attack["failed"],
+            seconds=attack["seconds"], buffer_drops=self._kernel() - kernel, whole=_difference(begin, self._look()),
+            under_load=busy, **quiet,
         ))  # fmt: skip
 
     def _look(self) -> dict[str, Any]:
@@ -159,15 +165,13 @@ class Flood:
         names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
         return int(values[names.index("RcvbufErrors")])
 
-    def _goodput(self) -> tuple[float, dict[str, Any]]:
-        self.source.ask({"do": "go"})
-        time.sleep(_SETTLE_SECONDS)  # the flow gets going, the flood takes hold
+    def _goodput(self, span: float) -> tuple[float, dict[str, Any]]:
+        """Return bits a second that came to the tenant, and what was counted meanwhile."""
+        time.sleep(_SETTLE_SECONDS)  # the flow gets going, or the flood takes hold
         before, first = self._look(), self.sink.ask({"do": "count"})
-        time.sleep(self.context.profile.flood_seconds)  # the length of the measurement
+        time.sleep(span)  # the length of the measurement
         last = self.sink.ask({"do": "count"})
         busy = _difference(before, self._look())
-        self.source.ask({"do": "pause"})
-        wait_for(self._drained, _DRAIN_SECONDS, pause=0.02)
         return 8 * (last["bytes"] - first["bytes"]) / (last["at"] - first["at"]), busy
 
     def _drained(self) -> bool:
@@ -195,7 +199,7 @@ class Flood:
             found = pool.submit(ping, node, destination, int(span / _PING_INTERVAL), _PING_INTERVAL).result()
         streamed = sender.ask({"do": "stop"})["streamed"] - first
         quiet = _difference(before, self._look())
-        return {"rtts": found.rtts, "pings_lost": found.lost, "probes": streamed, "number": number, "quiet": quiet}
+        return {"rtts": found.rtts, "pings_lost": found.lost, "probes": streamed, "quiet": quiet}
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -208,10 +212,9 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 def run(context: Context) -> None:
     """Run the experiment; every sample is on disk when this returns."""
     scenario, profile = load(context), context.profile
-    pairs = points(profile.flood_rates, profile.flood_repeats, profile.repeats)
-    weight = profile.flood_seconds + profile.flood_probe_seconds + POINT_OVERHEAD
-    context.random("order").shuffle(pairs)
-    order = {**context.run.record.get("order", {}), context.name: [f"{kind}, {rate}, {n}" for kind, rate, n in pairs]}
+    plan = points(profile.flood_rates, profile.flood_repeats, profile.repeats)
+    context.random("order").shuffle(plan)
+    order = {**context.run.record.get("order", {}), context.name: [f"{kind}, {rate}, {n}" for kind, rate, n in plan]}
     context.run.update(order=order)
     wires: list[FastWire] = []
 
@@ -232,7 +235,7 @@ def run(context: Context) -> None:
         reject.measure(context.random("refusals"), samples)
         with flood.programs():
             flood.controls()
-            for place, pair in enumerate(pairs):
-                label = f"{pair[0]} at {pair[1]}/s (measurement {place + 1} of {len(pairs)})"
-                context.progress.step(label, weight)
-                flood.measure(pair, place)
+            for place, point in enumerate(plan):
+                label = f"{point[0]} at {point[1]}/s (measurement {place + 1} of {len(plan)})"
+                context.progress.step(label, point_seconds(profile))
+                flood.measure(point, place)

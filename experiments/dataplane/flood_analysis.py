@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from experiments.dataplane.kinds import BAD_TAG, BAD_TAG_FAR, ELSEWHERE, KINDS, REASONS, REPLAYED, UNPROTECTED
+from experiments.profiles import Profile
 from experiments.samples import read_lines
 from experiments.statistics import quantile, summarise, wilson
 from experiments.tables import rounded, write_csv
@@ -30,8 +31,9 @@ STRAY_SHARE = 0.05
 RATE_SHARE = 0.9
 """An attacker that sends less than this share of its rate is named in a warning."""
 
-POINT_OVERHEAD, CONTROL_SECONDS = 0.5, 8.0
-"""Seconds that are expected: for a measurement beside its own length, and for the controls."""
+CONTROL_SECONDS = 8.0
+"""How long the controls are expected to take."""
+_POINT_OVERHEAD = 0.65
 _ELSEWHERE_RATES = (20_000, 50_000)
 
 Point = tuple[str, int, int]
@@ -41,7 +43,7 @@ SUCCEEDED, RESISTED, BROKEN, INVALID = "attack succeeded (control)", "resisted",
 _STATISTICS = ("median", "ci_low", "ci_high", "ci_coverage", "count", "missing")
 TABLES: dict[str, tuple[str, ...]] = {
     "goodput": (
-        "kind", "rate", "sent_per_s", "unit", *_STATISTICS, "ratio", "ratio_low", "ratio_high", "cpu_percent",
+        "kind", "rate", "sent_per_s", "unit", *_STATISTICS, "before", "ratio", "ratio_low", "ratio_high", "cpu_percent",
     ),
     "latency": (
         "kind", "rate", "unit", *_STATISTICS, "p99", "pings_lost", "probes", "lost", "lost_share", "lost_high",
@@ -79,6 +81,12 @@ def points(rates: Sequence[int], repeats: int, target_repeats: int) -> list[Poin
     return found + [(kind, rate, repeat) for repeat in more for kind, rate in target_pair()]
 
 
+def point_seconds(profile: Profile) -> float:
+    """Return how long one of them is expected to take."""
+    measured = profile.flood_before_seconds + profile.flood_seconds + profile.flood_probe_seconds
+    return measured + _POINT_OVERHEAD
+
+
 def target_pair() -> tuple[tuple[str, int], tuple[str, int]]:
     """Return what the target compares: kind and rate."""
     return (BASELINE, 0), (TARGET_KIND, TARGET_RATE)
@@ -98,11 +106,10 @@ def analyse(root: Path) -> FloodResult:
     groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for entry in floods:
         groups[entry["kind"], entry["rate"]].append(entry)
-    whole = {entry["repeat"]: entry["value"] for entry in groups[BASELINE, 0] if entry["value"]}
-    idle = [entry["quiet"]["cpu_ns"] / entry["quiet"]["seconds"] for entry in groups[BASELINE, 0] if entry["value"]]
+    idle = [entry["quiet"]["cpu_ns"] / entry["quiet"]["seconds"] for entry in _present(groups[BASELINE, 0])]
     for kind, rate in sorted(groups, key=lambda key: (ALL_KINDS.index(key[0]), key[1])):
         group = groups[kind, rate]
-        result.goodput.append(_goodput(kind, rate, group, whole))
+        result.goodput.append(_goodput(kind, rate, group))
         result.latency.append(_latency(kind, rate, group, received))
         if rate:
             result.refusals.append(_refusals(kind, rate, group, median(idle) if idle else 0.0, result.alone))
@@ -139,17 +146,16 @@ def _statistics(values: Sequence[float | None]) -> dict[str, Any]:
             for name, value in figures.items()}  # fmt: skip
 
 
-def _goodput(
-    kind: str, rate: int, group: Sequence[dict[str, Any]], whole: dict[int, float]
-) -> dict[str, Any]:
+def _goodput(kind: str, rate: int, group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     values = [None if entry["value"] is None else entry["value"] / 1e6 for entry in group]
     there = _present(group)
-    # Each sample is compared with the one without an attack of the same repeat.
-    ratio = summarise([entry["value"] / whole[entry["repeat"]] for entry in there if entry["repeat"] in whole])
+    # Each sample is compared with the same flow just before: the machine may be another one a minute later.
+    ratio = summarise([entry["value"] / entry["before"] for entry in there if entry["before"] > 0])
     sent = [entry["sent"] / entry["seconds"] for entry in there] if rate else [0.0]
     busy = [100 * entry["under_load"]["cpu_ns"] / 1e9 / entry["under_load"]["seconds"] for entry in there]
     return {
         "kind": kind, "rate": rate, "unit": "Mbit/s", **_statistics(values),
+        "before": rounded(median([entry["before"] for entry in there]) / 1e6) if there else None,
         "sent_per_s": rounded(median(sent)) if sent else None,
         "ratio": rounded(ratio.median, 3), "ratio_low": rounded(ratio.low, 3), "ratio_high": rounded(ratio.high, 3),
         "cpu_percent": rounded(median(busy), 3) if busy else None,
@@ -162,7 +168,7 @@ def _latency(
     there = _present(group)
     pings = [value for entry in there for value in entry["rtts"]]
     probes = sum(entry["probes"] for entry in there)
-    lost = sum(entry["probes"] - min(entry["probes"], received.get(entry["number"], 0)) for entry in there)
+    lost = sum(entry["probes"] - min(entry["probes"], received.get(entry["order"], 0)) for entry in there)
     return {
         "kind": kind, "rate": rate, "unit": "ms",
         **_statistics([None if entry["value"] is None else median(entry["rtts"]) for entry in group]),
@@ -222,18 +228,17 @@ def _judge(result: FloodResult, floods: Sequence[dict[str, Any]]) -> None:
         result.failures.append(f"{NAME}: nothing was measured without an attack")
     for row in result.goodput:
         if row["missing"]:
-            reasons = {entry["missing"] for entry in floods if (entry["kind"], entry["rate"]) ==
-                       (row["kind"], row["rate"]) and entry["missing"]}  # fmt: skip
-            what = f"{NAME}: {row['kind']} at {row['rate']}/s: {row['missing']} samples missing"
-            (result.warnings if row["count"] else result.failures).append(f"{what}: {json.dumps(sorted(reasons))}")
+            here = [entry for entry in floods if (entry["kind"], entry["rate"]) == (row["kind"], row["rate"])]
+            reasons = "; ".join(sorted({entry["missing"] for entry in here if entry["missing"]}))
+            text = f"{NAME}: {row['kind']} at {row['rate']}/s: {row['missing']} samples missing: {reasons}"
+            (result.warnings if row["count"] else result.failures).append(text)
         if row["sent_per_s"] is not None and row["sent_per_s"] < RATE_SHARE * row["rate"]:
             result.warnings.append(
                 f"{NAME}: {row['kind']}: the attacker reached {row['sent_per_s']:.0f} of {row['rate']} packets a second"
             )
     _judge_controls(result)
     _judge_limiter(result, floods)
-    row = found.get((TARGET_KIND, TARGET_RATE))
-    ratio = None if row is None else row["ratio"]
+    ratio = found.get((TARGET_KIND, TARGET_RATE), {}).get("ratio")
     met = ratio is not None and ratio > TARGET_RATIO
     result.target = {"kind": TARGET_KIND, "rate": TARGET_RATE, "ratio": ratio, "target": TARGET_RATIO, "met": met}
     if ratio is not None and not met:
