@@ -126,6 +126,8 @@ class Flood:
         kind, rate, repeat = point
         key = {"kind": kind, "rate": rate, "repeat": repeat, "order": number}
         begin, kernel = self._look(), self._kernel()
+        if rate:
+            self.take("full")  # the numbers in use are others by now
         try:
             self.source.ask({"do": "go"})
             before, _ = self._goodput(self.context.profile.flood_before_seconds)

@@ -237,6 +237,7 @@ def _judge(result: FloodResult, floods: Sequence[dict[str, Any]]) -> None:
                 f"{NAME}: {row['kind']}: the attacker reached {row['sent_per_s']:.0f} of {row['rate']} packets a second"
             )
     _judge_controls(result)
+    _judge_refusals(result)
     _judge_limiter(result, floods)
     ratio = found.get((TARGET_KIND, TARGET_RATE), {}).get("ratio")
     met = ratio is not None and ratio > TARGET_RATIO
@@ -246,6 +247,17 @@ def _judge(result: FloodResult, floods: Sequence[dict[str, Any]]) -> None:
             f"{NAME}: goodput under {TARGET_RATE} packets a second ({TARGET_KIND}) is {ratio} of that without an "
             f"attack; the target is more than {TARGET_RATIO}"
         )
+
+
+def _judge_refusals(result: FloodResult) -> None:
+    """What was refused for another reason than its kind's is no measurement of that kind."""
+    for row in result.refusals:
+        others = sum(row["others"].values())
+        if others > STRAY_SHARE * row["sent"]:
+            result.failures.append(
+                f"{NAME}: {row['kind']} at {row['rate']}/s: {others} of {row['sent']} packets were refused for other "
+                f"reasons than {', '.join(REASONS[row['kind']]) or 'none'}: {json.dumps(row['others'])}"
+            )
 
 
 def _judge_controls(result: FloodResult) -> None:
