@@ -223,7 +223,7 @@ def _flood_section(root: Path) -> Section:
         (
             Table("flood-goodput.csv", "Goodput", "before: the same flow just before the flood; ratio: to that, of "
                   "each sample its own; sent per s: what the attacker reached; cpu percent: of one processor, the "
-                  "flooded NVE. Without an attack, ratio tells how far two measurements lie apart when nothing happens."),
+                  "flooded NVE. Without an attack, ratio tells how far apart two measurements lie anyway."),
             Table("flood-latency.csv", "Round-trip time and loss", "Without TCP; probes: messages of a paced stream, "
                   "lost: those that the receiver did not log; lost high: upper end of the Wilson interval."),
             Table("flood-refusals.csv", "Refusals", "refused: by these reasons, in all repeats together; buffer drops: "

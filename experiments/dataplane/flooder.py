@@ -34,6 +34,22 @@ _SOL_PACKET, _PACKET_QDISC_BYPASS, _SO_SNDBUFFORCE = 263, 20, 32
 _SEND_BUFFER = 1 << 24
 
 
+class Pace:
+    """How many packets are due: ``rate`` a second from ``begin`` on, ``left`` at most."""
+
+    def __init__(self, rate: float, begin: float, left: int) -> None:
+        self._rate, self._begin, self.left = rate, begin, left
+
+    def take(self, now: float) -> int:
+        """Return how many are to be sent now, and take them for sent."""
+        # From a moment that moves on where the machine was too busy: no burst makes up for a long pause.
+        self._begin = max(self._begin, now - _BEHIND_SECONDS)
+        count = min(int((now - self._begin) * self._rate), self.left)
+        self._begin += count / self._rate
+        self.left -= count
+        return count
+
+
 class Flooder:
     """Captures on one port, and sends forged packets out of another."""
 
@@ -49,9 +65,8 @@ class Flooder:
         self._out.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
         self._out.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         self._ring: list[bytes] = []
-        self._rate = 0.0
-        self._left = 0
-        self._begun = self._began = 0.0
+        self._pace: Pace | None = None
+        self._began = 0.0
         self.sent = self._failed = 0
 
     def command(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -105,42 +120,34 @@ class Flooder:
         return self._rings[kind]
 
     def _begin(self, kind: str, rate: float, count: int) -> dict[str, Any]:
-        self._ring, self._rate, self._left = self._make(kind), rate, count
+        self._ring = self._make(kind)
         self.sent = self._failed = 0
-        self._begun = self._began = time.monotonic()
+        self._began = time.monotonic()
+        self._pace = Pace(rate, self._began, count)
         return {"flooding": kind}
 
     def _end(self) -> dict[str, Any]:
         seconds = time.monotonic() - self._began
-        self._rate = 0.0
+        self._pace = None
         return {"sent": self.sent, "failed": self._failed, "seconds": round(seconds, 6)}
 
     def tick(self) -> None:
         """Send what is due."""
-        if not self._rate or not self._left:
+        if self._pace is None:
             return
-        now = time.monotonic()
-        # Paced from a moment that moves on where the machine was too busy: no burst makes up for a long pause.
-        due = (now - self._begun) * self._rate
-        limit = _BEHIND_SECONDS * self._rate + 1
-        if due > limit:
-            self._begun += (due - limit) / self._rate
-            due = limit
-        count = min(int(due), self._left)
-        ring, size, sent, send = self._ring, len(self._ring), self.sent, self._out.send
-        for index in range(sent, sent + count):
+        count = self._pace.take(time.monotonic())
+        ring, size, send = self._ring, len(self._ring), self._out.send
+        for index in range(self.sent, self.sent + count):
             try:
                 send(ring[index % size])
             except OSError:
                 self._failed += 1
-        self._begun += count / self._rate
         self.sent += count
-        self._left -= count
 
     @property
     def pause(self) -> float | None:
-        """Seconds until something is due; None: nothing."""
-        return TICK_SECONDS if self._rate and self._left else None
+        """Seconds until something may be due; None: nothing will be."""
+        return TICK_SECONDS if self._pace is not None and self._pace.left else None
 
 
 def serve(flooder: Flooder) -> None:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import ipaddress
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from geneve.control.state import (
     StaticOption,
     VniState,
 )
+from geneve.drops import DropReason
 from geneve.header import BaseHeader, HeaderField
 from geneve.inner import parse_inner
 from geneve.option import Option
@@ -104,6 +106,10 @@ class Plane:
     def receive(self, packets: Sequence[Received]) -> int:
         """Receive datagrams; return how many frames that gives."""
         return len(self._dataplane.from_underlay(packets, 0.0))
+
+    def drops(self) -> Counter[DropReason]:
+        """Return why packets were dropped so far."""
+        return self._dataplane.drops
 
     @property
     def _secured(self) -> bool:

@@ -15,6 +15,8 @@ from experiments import (
     results,
     telemetry_analysis,
 )
+from experiments.dataplane import flood_analysis, scale_analysis
+from experiments.dataplane.kinds import KINDS
 from experiments.profiles import PROFILES
 from experiments.registry import EXPERIMENTS
 
@@ -25,6 +27,8 @@ TABLES = {
     "attacks-legitimate.csv": attacks_analysis.LEGITIMATE_COLUMNS,
     "telemetry-path.csv": telemetry_analysis.COLUMNS,
     **{f"control-{name}.csv": columns for name, columns in control_analysis.TABLES.items()},
+    **{f"dataplane-scale-{name}.csv": columns for name, columns in scale_analysis.TABLES.items()},
+    **{f"flood-{name}.csv": columns for name, columns in flood_analysis.TABLES.items()},
     "control-scale.csv": control_scale_analysis.COLUMNS,
     "control-scale-growth.csv": control_scale_analysis.GROWTH_COLUMNS,
 }
@@ -49,6 +53,7 @@ def test_every_status_attack_verdict_and_profile_is_explained() -> None:
     assert statuses - _quoted("results/README.md") == set()
     words = _quoted("docs/experiments.md")
     assert set(attacks_analysis.ATTACKS) - words == set()
+    assert set(KINDS) - words == set()
     assert set(PROFILES) - words == set()
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     for verdict in ("attack succeeded (control)", "resisted", "BROKEN", "INVALID"):
