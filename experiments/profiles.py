@@ -34,6 +34,23 @@ class Profile:
     """Numbers of simulated NVEs with which the growth of the control plane is measured."""
     growth_changes: int = 5
     """Mapping changes that are timed with each number."""
+    scale_rounds: int = 7
+    """How often each point of the data plane's scale is timed."""
+    scale_packets: int = 2048
+    """Packets in each of these rounds."""
+    scale_largest: tuple[tuple[str, int], ...] = ()
+    """Largest number along an axis of the data plane's scale, where that is not all there is."""
+    scale_memory_repeats: int = 2
+    flood_before_seconds: float = 0.4
+    """How long goodput is measured just before each flood."""
+    flood_seconds: float = 0.6
+    """How long it is measured under the flood."""
+    flood_probe_seconds: float = 0.4
+    """How long round-trip time and loss are."""
+    flood_repeats: int = 2
+    """Repeats of all kinds and rates; the pair that the target is about has ``repeats``."""
+    flood_rates: tuple[int, ...] = (1000, 5000, 10_000, 20_000, 50_000)
+    """Forged packets a second."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields for run.json."""
@@ -61,11 +78,16 @@ PROFILES = {
             "paper", repeats=20, tcp_seconds=5, udp_seconds=5, udp_rate=2000, pings=500, ping_interval=0.004,
             frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000, rekey_seconds=5.0,
             rekey_tcp_seconds=3, growth_sizes=(10, 100, 1000), growth_changes=20,
+            scale_rounds=21, scale_memory_repeats=6,
+            flood_before_seconds=1.0, flood_seconds=2.0, flood_probe_seconds=1.0, flood_repeats=8,
         ),
         Profile(
             "smoke", repeats=1, tcp_seconds=1, udp_seconds=1, udp_rate=1000, pings=20, ping_interval=0.004,
             frames_per_size=2, attack_trials=3, packets_per_trial=3, telemetry_packets=20, rekey_seconds=1.0,
             rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), growth_sizes=(5, 10), growth_changes=2,
+            scale_rounds=1, scale_packets=256, scale_memory_repeats=1,
+            scale_largest=(("associations", 100), ("rules", 100), ("flows", 1000)),
+            flood_repeats=1, flood_rates=(1000, 20_000),
         ),
     )
 }  # fmt: skip

@@ -18,6 +18,7 @@ from experiments import (
     telemetry_analysis,
     telemetry_plots,
 )
+from experiments.dataplane import flood_analysis, flood_plots, scale, scale_analysis, scale_plots
 from experiments.mechanism import analysis as mechanism_analysis
 from experiments.mechanism.probes import PROBES
 from experiments.profiles import START_SECONDS, Profile
@@ -66,6 +67,12 @@ def _run_mechanism(context: Context) -> None:
 
 def _run_control(context: Context) -> None:
     from experiments.control import run
+
+    run(context)
+
+
+def _run_flood(context: Context) -> None:
+    from experiments.dataplane.flood import run
 
     run(context)
 
@@ -179,6 +186,56 @@ def _control_section(root: Path) -> Section:
     )  # fmt: skip
 
 
+def _scale_section(root: Path) -> Section:
+    result = scale_analysis.analyse(root)
+    scale_analysis.write_tables(result, _folder(root, "csv"))
+    plots = scale_plots.draw(result, _folder(root, "plots"))
+    least, most = (result.bounds.get(f"flow cache, {end}") for end in ("least", "most"))
+    return Section(
+        scale_analysis.NAME, "Scale of the data plane", "What a packet costs, and how much memory it takes, as "
+        "associations, policy rules, flows and audiences become more; in one process, without a network. The flow "
+        f"cache keeps the last {least} to {most} flows of each direction; one that has been forgotten is decided anew, "
+        "at the price of a new one.",
+        scale_analysis.summary(result),
+        (
+            Table("dataplane-scale-growth.csv", "Growth", "ratio: cost at the largest over that at the smallest "
+                  "number; ratio to reference: from reference to reference size, the largest within the cache where "
+                  "there is one, by which the verdict is made; exponent: slope of the logarithms between these two."),
+            Table("dataplane-scale-memory.csv", "Memory", "Growth of the process's resident set by so many "
+                  "associations (with the tenant behind each, one packet each) or flows (one packet each), divided by "
+                  "their number."),
+            Table("dataplane-scale-cost.csv", "Cost", "Medians of the rounds; count is the number of rounds."),
+        ),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
+def _flood_section(root: Path) -> Section:
+    result = flood_analysis.analyse(root)
+    flood_analysis.write_tables(result, _folder(root, "csv"))
+    plots = flood_plots.draw(result, _folder(root, "plots"))
+    target = result.target
+    return Section(
+        "flood", "Under a flood", "What a tenant notices while an attacker beside its NVE sends forged packets. "
+        f"Goodput under {target['rate']} packets a second with bad tags: {target['ratio']} of that without an attack "
+        f"(target: more than {target['target']}).",
+        flood_analysis.summary(result),
+        (
+            Table("flood-goodput.csv", "Goodput", "before: the same flow just before the flood; ratio: to that, of "
+                  "each sample its own; sent per s: what the attacker reached; cpu percent: of one processor, the "
+                  "flooded NVE. Without an attack, ratio tells how far apart two measurements lie anyway."),
+            Table("flood-latency.csv", "Round-trip time and loss", "Without TCP; probes: messages of a paced stream, "
+                  "lost: those that the receiver did not log; lost high: upper end of the Wilson interval."),
+            Table("flood-refusals.csv", "Refusals", "refused: by these reasons, in all repeats together; buffer drops: "
+                  "datagrams for which the socket had no room, true ones included; others: other reasons, which "
+                  "count true packets; cpu us: the NVE's CPU time for a refused packet; alone us: of the data plane."),
+            Table("flood-controls.csv", "Controls", "Forged packets that came to the tenant: none, where they must, "
+                  "and full, where they must not; judged by the frames on the tenant's interface."),
+        ),
+        plots, result.failures, result.warnings,
+    )  # fmt: skip
+
+
 def _folder(root: Path, name: str) -> Path:
     path = root / name
     path.mkdir(exist_ok=True)
@@ -208,6 +265,12 @@ def _control_seconds(profile: Profile) -> float:
     return repeats + control_analysis.growth_seconds(profile.growth_sizes)
 
 
+def _flood_seconds(profile: Profile) -> float:
+    point = flood_analysis.point_seconds(profile)
+    points = len(flood_analysis.points(profile.flood_rates, profile.flood_repeats, profile.repeats))
+    return START_SECONDS + flood_analysis.CONTROL_SECONDS + points * point
+
+
 def _telemetry_seconds(profile: Profile) -> float:
     return START_SECONDS + 2 + 0.005 * profile.telemetry_packets
 
@@ -234,6 +297,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "control", "control-plane", "convergence, failures, moves, revocation and rekeying under load",
             _control_seconds, _run_control, _control_section,
+        ),
+        Experiment(
+            scale_analysis.NAME, "none", "cost per packet with many associations, rules, flows and audiences",
+            scale.seconds, scale.run, _scale_section,
+        ),
+        Experiment(
+            flood_analysis.NAME, "flood", "goodput and latency under forged packets, and what each kind costs",
+            _flood_seconds, _run_flood, _flood_section,
         ),
     )
 }  # fmt: skip

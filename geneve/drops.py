@@ -60,6 +60,8 @@ class DropReason(str, Enum):
     """The sequence number lies too far behind to tell whether it was seen before."""
     AUTHENTICATION_FAILED = "authentication_failed"
     """The tag does not verify."""
+    AUTHENTICATION_LIMITED = "authentication_limited"
+    """The sequence number lies implausibly far ahead, and too many such packets failed lately: no tag was tried."""
     SOURCE_UNPROVEN = "source_unproven"
     """The tag of a multicast packet verifies, and the signature that would prove its sender does not."""
     POLICY_MISMATCH = "policy_mismatch"

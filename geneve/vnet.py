@@ -47,6 +47,6 @@ PLAIN = VnetHeader()
 PLAIN_BYTES = bytes(VNET_HEADER_SIZE)
 
 
-def parse_vnet(data: bytes | memoryview) -> VnetHeader:
+def parse_vnet(data: bytes | bytearray | memoryview) -> VnetHeader:
     """Read the header in front of a frame; struct.error when ``data`` has less than ten bytes."""
     return VnetHeader._make(_HEADER.unpack_from(data))

@@ -13,6 +13,7 @@ from geneve.control.nva import Nva
 from geneve.control.state import NodeState, Role, refuse_open_secrets
 from geneve.errors import ConfigError
 from geneve.header import GENEVE_PORT
+from geneve.offloads import NveOffloads
 
 
 def _check_interface(value: str) -> str:
@@ -56,6 +57,7 @@ class NveConfig(StrictModel):
     name: Name
     underlay: Underlay
     vnis: tuple[LocalVni, ...] = Field(min_length=1)
+    offloads: NveOffloads = NveOffloads()
     nva: Nva | None = None
     static_state: NodeState | None = None
     sequence_file: str | None = None

@@ -64,6 +64,8 @@ class NveDaemon:
             key_log,
             on_demand=config.nva is not None,
             presence=self._presence,
+            batching=config.offloads.udp_segment,
+            merging=config.offloads.merge,
         )
         self._bridges: dict[int, TenantBridge] = {}
         self._mtus: dict[int, int] = {}
@@ -76,10 +78,11 @@ class NveDaemon:
                 config.underlay.port,
                 config.underlay.source_ports,
                 config.underlay.interface,
+                config.offloads,
             )
             opened.callback(self._underlay.close)
             for local in config.vnis:
-                bridge = self._bridges[local.vni] = TenantBridge(local.vni, local.ports)
+                bridge = self._bridges[local.vni] = TenantBridge(local.vni, local.ports, config.offloads)
                 opened.callback(bridge.close)
             self._bridge_watch = BridgeWatch()
             opened.callback(self._bridge_watch.close)
@@ -274,8 +277,7 @@ class NveDaemon:
         return max(0.0, min([IDLE_INTERVAL, *waits]))
 
     def _send(self, datagram: Datagram) -> None:
-        reason = self._underlay.send(datagram)
-        if reason is not None:
+        for reason in self._underlay.send(datagram):
             self._dataplane.drops[reason] += 1
 
     def _from_tenants(self, vni: int) -> None:
@@ -295,7 +297,9 @@ class NveDaemon:
             self._send(datagram)
 
     def _from_underlay(self, receiver: socket.socket | None = None) -> None:
-        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH, receiver)):
+        for vni, frame in self._dataplane.from_underlay(
+            self._underlay.receive(BATCH, receiver), time.monotonic()
+        ):
             if not self._bridges[vni].tap.write(frame):
                 self._dataplane.counters["tap_write_failed"] += 1
 
@@ -312,6 +316,7 @@ class NveDaemon:
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "counters": dict(self._dataplane.counters),
+            "offloads": self._offloads(),
             "options": self._dataplane.seen.document(),
             "drops": {reason.value: count for reason, count in self._dataplane.drops.items()},
             "vnis": {
@@ -323,6 +328,13 @@ class NveDaemon:
                 for vni, network in networks.items()
             },
         }
+
+    def _offloads(self) -> dict[str, str]:
+        """Return what became of each offload; those of the TAPs are alike."""
+        states = dict(self._underlay.states)
+        for bridge in self._bridges.values():
+            states |= bridge.tap.states
+        return states
 
     def close(self) -> None:
         """Close all descriptors and remove the bridges, the TAPs and the stats socket."""

@@ -11,12 +11,21 @@ import struct
 import subprocess
 from collections.abc import Iterable
 
+from geneve.offloads import OFF, ON, NveOffloads, OffloadStates, unavailable
+from geneve.vnet import GSO_NONE, NEEDS_CHECKSUM, PLAIN_BYTES, VNET_HEADER_SIZE, parse_vnet
+from nve.segmentation import Frame, OffloadedFrame
+
 TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_USO4, TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
+_TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+_USO = TUN_F_CSUM | TUN_F_USO4 | TUN_F_USO6
 
-_FRAME_ROOM = 64
-"""Bytes read beyond the MTU: Ethernet header and VLAN tags."""
+_MAX_FRAME = 65_535 + 64
+"""Bytes of the largest frame: what segmentation offload leaves whole, with Ethernet header and VLAN tags."""
 
 
 class LinkError(Exception):
@@ -32,11 +41,17 @@ def ip(*arguments: str) -> str:
 
 
 class Tap:
-    """A TAP interface of this process; the kernel removes it when it is closed."""
+    """A TAP interface of this process; the kernel removes it when it is closed.
 
-    def __init__(self, name: str) -> None:
+    With any of the ``offloads`` that concern it, frames carry a virtio header; ``states`` says what became of them.
+    """
+
+    def __init__(self, name: str, offloads: NveOffloads) -> None:
         self.name = name
-        self._size = 1500 + _FRAME_ROOM
+        self._buffer = bytearray(_MAX_FRAME)
+        self._view = memoryview(self._buffer)
+        self._head = bytearray(VNET_HEADER_SIZE)
+        self._vnet = offloads.tso or offloads.uso or offloads.merge
         try:
             self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:
@@ -44,22 +59,52 @@ class Tap:
                 f"cannot open /dev/net/tun ({error.strerror}); the tun module and root are needed."
             ) from None
         try:
-            fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+            flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if self._vnet else 0)
+            fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         except OSError as error:
             os.close(self.fd)
             raise LinkError(f"cannot make the TAP interface {name} ({error.strerror}).") from None
+        self.states = self._negotiate(offloads)
+
+    def _negotiate(self, offloads: NveOffloads) -> OffloadStates:
+        """Ask the kernel to leave segmentation to us, as far as it can."""
+        states: OffloadStates = {"merge": ON if offloads.merge else OFF}
+        accepted = 0
+        for name, wanted, bits in (("tso", offloads.tso, _TSO), ("uso", offloads.uso, _USO)):
+            states[name] = OFF
+            if not wanted:
+                continue
+            try:
+                fcntl.ioctl(self.fd, TUNSETOFFLOAD, accepted | bits)
+                accepted |= bits
+                states[name] = ON
+            except OSError as error:
+                states[name] = unavailable(f"TUNSETOFFLOAD: {error.strerror}")
+        if self._vnet:
+            # The last word counts: a refused one may have changed nothing, or something.
+            fcntl.ioctl(self.fd, TUNSETOFFLOAD, accepted)
+        return states
 
     def set_mtu(self, mtu: int) -> None:
-        """Set the MTU in bytes, of the interface and of what is read from it."""
+        """Set the MTU in bytes."""
         ip("link", "set", self.name, "mtu", str(mtu))
-        self._size = mtu + _FRAME_ROOM
 
-    def read(self, limit: int) -> list[bytes]:
-        """Return up to ``limit`` frames that are waiting; LinkError when somebody removed the interface."""
-        frames: list[bytes] = []
+    def read(self, limit: int) -> list[Frame]:
+        """Return up to ``limit`` frames that are waiting, or 64 KiB; LinkError when somebody removed the interface."""
+        frames: list[Frame] = []
+        size, view = 0, self._view
+        head = self._head
+        buffers = [head, self._buffer] if self._vnet else [self._buffer]
+        skipped = VNET_HEADER_SIZE if self._vnet else 0
         try:
-            while len(frames) < limit:
-                frames.append(os.read(self.fd, self._size))
+            while len(frames) < limit and size < _MAX_FRAME:
+                count = os.readv(self.fd, buffers) - skipped
+                frame = bytes(view[:count])
+                size += count
+                if head[1] == GSO_NONE and not head[0] & NEEDS_CHECKSUM:
+                    frames.append(frame)
+                else:
+                    frames.append(OffloadedFrame(parse_vnet(head), frame))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -69,10 +114,15 @@ class Tap:
                 raise
         return frames
 
-    def write(self, frame: bytes) -> bool:
+    def write(self, frame: Frame) -> bool:
         """Hand a frame to the kernel; False when it does not take it (interface down, queue full)."""
         try:
-            os.write(self.fd, frame)
+            if isinstance(frame, OffloadedFrame):
+                os.writev(self.fd, [frame.header.build(), frame.frame])
+            elif self._vnet:
+                os.writev(self.fd, [PLAIN_BYTES, frame])
+            else:
+                os.write(self.fd, frame)
         except OSError:
             return False
         return True
@@ -104,11 +154,11 @@ class TenantBridge:
     tenant; the daemon hears of that and calls :meth:`join`.
     """
 
-    def __init__(self, vni: int, ports: Iterable[str]) -> None:
+    def __init__(self, vni: int, ports: Iterable[str], offloads: NveOffloads) -> None:
         self.name = f"br{vni}"
         self.ports = list(ports)
         self._mtu: int | None = None
-        self.tap = Tap(f"tap{vni}")
+        self.tap = Tap(f"tap{vni}", offloads)
         try:
             _remove_leftover(self.name)
             # No spanning tree and no snooping: the overlay is one segment, and floods are its own affair.

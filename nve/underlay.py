@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable
 
 from geneve.drops import DropReason
+from geneve.offloads import OFF, ON, NveOffloads, OffloadStates, unavailable
 from nve.datagrams import Datagram, Received, packed_address
 
 DYNAMIC_PORTS = range(49152, 65536)
@@ -26,9 +27,10 @@ IP_PMTUDISC_PROBE = 3
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
 SO_RCVBUFFORCE = 33
+UDP_SEGMENT, UDP_GRO = 103, 104
 RECEIVE_BUFFER = 4 * 1024 * 1024
 _BIND_TRIES = 100
-_CONTROL_SPACE = socket.CMSG_SPACE(4)
+_CONTROL_SPACE = 2 * socket.CMSG_SPACE(4)
 
 
 class UnderlayError(Exception):
@@ -38,10 +40,22 @@ class UnderlayError(Exception):
 class UnderlaySockets:
     """Receives on ``address``:``port``; sends from ``source_ports`` ports of the same address.
 
-    ``interface`` is where groups are joined; without it there are none.
+    ``interface`` is where groups are joined; without it there are none. ``states`` says what became of the offloads.
     """
 
-    def __init__(self, address: str, port: int, source_ports: int, interface: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        source_ports: int,
+        interface: str | None = None,
+        offloads: NveOffloads | None = None,
+    ) -> None:
+        offloads = offloads or NveOffloads()
+        self.states: OffloadStates = {
+            "udp_segment": ON if offloads.udp_segment else OFF,
+            "udp_gro": ON if offloads.udp_gro else OFF,
+        }
         self._interface = interface
         self._groups: dict[str, socket.socket] = {}
         self._ipv6 = ipaddress.ip_address(address).version == 6
@@ -54,7 +68,7 @@ class UnderlaySockets:
         try:
             self.receiver = self._open(family, address, port)
             self.receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            self._want_traffic_class(self.receiver)
+            self._prepare_receiver(self.receiver)
             for _ in range(source_ports):
                 self._senders.append(self._open_sender(family, address))
         except OSError as error:
@@ -130,7 +144,7 @@ class UnderlaySockets:
         joined = self._open(socket.AF_INET6 if self._ipv6 else socket.AF_INET, group, self._port)
         try:
             joined.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            self._want_traffic_class(joined)
+            self._prepare_receiver(joined)
             if self._ipv6:
                 membership = packed + struct.pack("=I", index)
                 joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
@@ -142,22 +156,33 @@ class UnderlaySockets:
             raise
         return joined
 
-    def _want_traffic_class(self, receiver: socket.socket) -> None:
+    def _prepare_receiver(self, receiver: socket.socket) -> None:
+        if self.states["udp_gro"] == ON:
+            try:
+                receiver.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+            except OSError as error:
+                self.states["udp_gro"] = unavailable(f"UDP_GRO: {error.strerror}")
         if self._ipv6:
             receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         else:
             receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
 
     def receive(self, limit: int, receiver: socket.socket | None = None) -> list[Received]:
-        """Return up to ``limit`` datagrams that wait at ``receiver``: a group's socket, or else the node's own."""
+        """Return up to ``limit`` datagrams that wait at ``receiver``: a group's socket, or else the node's own.
+
+        Those that the kernel put together count as one; at most some 64 KiB beyond the first.
+        """
+        total = 0
         packets: list[Received] = []
         buffers, view = [self._buffer], self._view
         receiver = receiver or self.receiver
         try:
-            while len(packets) < limit:
+            while len(packets) < limit and total < len(self._buffer):
                 size, control, _, peer = receiver.recvmsg_into(buffers, _CONTROL_SPACE)
-                payload = bytes(view[:size])
-                packets.append(Received(payload, packed_address(peer[0].partition("%")[0]), _traffic_class(control)))
+                total += size
+                traffic_class, segment = _read_control(control)
+                source = packed_address(peer[0].partition("%")[0])
+                packets.append(Received(bytes(view[:size]), source, traffic_class, segment if segment < size else 0))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -165,15 +190,42 @@ class UnderlaySockets:
                 raise
         return packets
 
-    def send(self, datagram: Datagram) -> DropReason | None:
-        """Send one datagram; return why the kernel did not take it, or None."""
+    def send(self, datagram: Datagram) -> list[DropReason]:
+        """Send a datagram, or many in one piece; return why the kernel did not take some, one reason for each."""
+        if datagram.segment:
+            if self.states["udp_segment"] == ON:
+                sent = self._send_pieces(datagram)
+                if sent:
+                    return []
+            reasons = [self._send_one(datagram, payload) for payload in datagram.payloads()]
+        else:
+            reasons = [self._send_one(datagram, datagram.payload)]
+        return [reason for reason in reasons if reason is not None]
+
+    def _send_pieces(self, datagram: Datagram) -> bool:
+        """Send many datagrams by one call; False when each has to be tried alone, to see what becomes of it."""
+        control: list[tuple[int, int, bytes]] = [
+            (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", datagram.segment))
+        ]
+        if datagram.traffic_class:
+            control += self._class_control(datagram.traffic_class)
+        sender = self._senders[datagram.entropy % len(self._senders)]
+        try:
+            sender.sendmsg([datagram.payload], control, 0, (datagram.destination, self._port))
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
+                self.states["udp_segment"] = unavailable(f"UDP_SEGMENT: {error.strerror}")
+            return False
+        return True
+
+    def _send_one(self, datagram: Datagram, payload: bytes) -> DropReason | None:
         sender = self._senders[datagram.entropy % len(self._senders)]
         destination = (datagram.destination, self._port)
         try:
             if datagram.traffic_class:
-                sender.sendmsg([datagram.payload], self._class_control(datagram.traffic_class), 0, destination)
+                sender.sendmsg([payload], self._class_control(datagram.traffic_class), 0, destination)
             else:
-                sender.sendto(datagram.payload, destination)
+                sender.sendto(payload, destination)
         except OSError as error:
             return DropReason.FRAME_TOO_BIG if error.errno == errno.EMSGSIZE else DropReason.SEND_FAILED
         return None
@@ -190,8 +242,13 @@ class UnderlaySockets:
             opened.close()
 
 
-def _traffic_class(control: list[tuple[int, int, bytes]]) -> int:
-    for _, _, data in control:
-        # One byte for IPv4's TOS, a C int for IPv6's traffic class.
-        return data[0] if len(data) == 1 else int(struct.unpack("i", data[:4])[0])
-    return 0
+def _read_control(control: list[tuple[int, int, bytes]]) -> tuple[int, int]:
+    """Return the traffic class, and the size of the datagrams that were put together, or zero."""
+    traffic_class = segment = 0
+    for level, _, data in control:
+        if level == socket.IPPROTO_UDP:
+            segment = int(struct.unpack("i", data[:4])[0])
+        else:
+            # One byte for IPv4's TOS, a C int for IPv6's traffic class.
+            traffic_class = data[0] if len(data) == 1 else int(struct.unpack("i", data[:4])[0])
+    return traffic_class, segment

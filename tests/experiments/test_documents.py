@@ -15,6 +15,8 @@ from experiments import (
     results,
     telemetry_analysis,
 )
+from experiments.dataplane import flood_analysis, scale_analysis
+from experiments.dataplane.kinds import KINDS
 from experiments.peers import analysis as peers_analysis
 from experiments.peers.registry import CONTENDERS
 from experiments.profiles import PROFILES
@@ -30,6 +32,8 @@ TABLES = {
     "bench.csv": peers_analysis.COLUMNS,
     "bench-ratios.csv": peers_analysis.RATIO_COLUMNS,
     "bench-targets.csv": peers_analysis.TARGET_COLUMNS,
+    **{f"dataplane-scale-{name}.csv": columns for name, columns in scale_analysis.TABLES.items()},
+    **{f"flood-{name}.csv": columns for name, columns in flood_analysis.TABLES.items()},
     "control-scale.csv": control_scale_analysis.COLUMNS,
     "control-scale-growth.csv": control_scale_analysis.GROWTH_COLUMNS,
 }
@@ -54,6 +58,7 @@ def test_every_status_attack_verdict_and_profile_is_explained() -> None:
     assert statuses - _quoted("results/README.md") == set()
     words = _quoted("docs/experiments.md")
     assert set(attacks_analysis.ATTACKS) - words == set()
+    assert set(KINDS) - words == set()
     assert set(PROFILES) - words == set()
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     for verdict in ("attack succeeded (control)", "resisted", "BROKEN", "INVALID"):
