@@ -29,6 +29,9 @@ ROLE_CODES = {
     AssociationRole.MULTICAST: 4,
 }
 
+Range = tuple[int, int]
+"""From which to which byte of a packet, counted from the base header."""
+
 _WHOLE_HEADER = 0xFFFFFFFFFFFFFFFF
 _PREFIX = struct.Struct(f"!{len(LABEL)}sBBH")
 
@@ -43,7 +46,7 @@ class AadPlan:
 
     def __init__(self, role: AssociationRole, shape: Shape, spans: Sequence[OptionSpan], own: OptionSpan) -> None:
         self._mask = fields_mask(shape.coverage.header)
-        pieces: list[tuple[int, int]] = []
+        pieces: list[Range] = []
         size = place = 0
         for span in spans:
             if span.start == own.start:
@@ -56,7 +59,7 @@ class AadPlan:
             size += end - start
             _append(pieces, start, end)
         if self._mask == _WHOLE_HEADER:
-            pieces = _joined([(0, BASE_HEADER_SIZE), *pieces])
+            pieces = join_ranges([(0, BASE_HEADER_SIZE), *pieces])
         self._prefix = _PREFIX.pack(LABEL, ROLE_CODES[role], place // 4, size)
         self._pieces = tuple(pieces)
         # Everything in front of the tag in one piece: the case of a fully covered packet.
@@ -76,16 +79,45 @@ class AadPlan:
         parts.append(clear)
         return b"".join(parts)
 
+    def parts(self, packet: bytes, varying: Sequence[Range]) -> list[bytes | Range]:
+        """Return what :meth:`build` puts together in front of the clear payload, for packets that are alike.
 
-def _append(pieces: list[tuple[int, int]], start: int, end: int) -> None:
+        They differ from ``packet`` in the ranges ``varying`` only, which are in order and without the base
+        header. Constant parts come as bytes, varying ones as the range of the packet to be read.
+        """
+        found: list[bytes | Range] = [self._prefix]
+        if self._mask != _WHOLE_HEADER:
+            header = int.from_bytes(packet[:BASE_HEADER_SIZE], "big") & self._mask
+            _add_constant(found, header.to_bytes(BASE_HEADER_SIZE, "big"))
+        for start, end in self._pieces:
+            at = start
+            for first, last in varying:
+                if first < end and at < last:
+                    _add_constant(found, packet[at:first])
+                    at = min(last, end)
+                    found.append((max(first, start), at))
+            _add_constant(found, packet[at:end])
+        return found
+
+
+def _add_constant(parts: list[bytes | Range], constant: bytes) -> None:
+    last = parts[-1]
+    if isinstance(last, bytes):
+        parts[-1] = last + constant
+    elif constant:
+        parts.append(constant)
+
+
+def _append(pieces: list[Range], start: int, end: int) -> None:
     if pieces and pieces[-1][1] == start:
         pieces[-1] = (pieces[-1][0], end)
     else:
         pieces.append((start, end))
 
 
-def _joined(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    joined: list[tuple[int, int]] = []
+def join_ranges(pieces: Sequence[Range]) -> list[Range]:
+    """Return ``pieces`` with those that touch made one."""
+    joined: list[Range] = []
     for start, end in pieces:
         _append(joined, start, end)
     return joined
