@@ -203,8 +203,8 @@ class TransitDevice:
             decisions.append(decision)
 
     def _follow(
-        self, reading: Reading, proof: Proof | None, tags: tuple[bytes, ...], telemetry: bytes, seen: Observation | None,
-        vni: int = 0,
+        self, reading: Reading, proof: Proof | None, tags: tuple[bytes, ...], telemetry: bytes,
+        seen: Observation | None, vni: int = 0,
     ) -> Decision:  # fmt: skip
         """Decide about one packet from the values of its options; ``vni`` counts where there is no proof."""
         refused = reading.refuse(tags)

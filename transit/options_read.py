@@ -32,7 +32,7 @@ class OptionsRead:
                 entry[1] = option.data
 
     def entry(self, option_class: int, option_type: int) -> list[Any] | None:
-        """Return the count and the last value of a kind, to be kept up to date by the caller; None if not remembered."""
+        """Return count and last value of a kind, which the caller keeps up to date; None if it is not remembered."""
         key = (option_class, option_type)
         entry = self._kinds.get(key)
         if entry is None and len(self._kinds) < MAX_KINDS and not is_mechanism_option(*key):
