@@ -23,7 +23,8 @@ from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size
 from nve import key_files, sequence_file
 from nve.config import NveConfig
 from nve.control import make_agent
-from nve.dataplane import Datagram, Dataplane
+from nve.datagrams import Datagram
+from nve.dataplane import Dataplane
 from nve.netlink import BridgeWatch
 from nve.presence import PortMove, Presence
 from nve.sizes import refuse_sizes

@@ -20,11 +20,11 @@ class SeenOptions:
         self._packets: dict[Kinds, int] = {}
         self._last: dict[tuple[int, int], str] = {}
 
-    def note(self, opened: Opened) -> None:
-        """Note the options of one packet that was delivered."""
+    def note(self, opened: Opened, count: int = 1) -> None:
+        """Note the options of ``count`` packets that were delivered; ``opened`` is the last of them."""
         kinds = opened.kinds
         if kinds in self._packets or len(self._packets) < MAX_KINDS:
-            self._packets[kinds] = self._packets.get(kinds, 0) + 1
+            self._packets[kinds] = self._packets.get(kinds, 0) + count
         if kinds <= _EVERY_PACKET:
             return
         for option in opened.options():

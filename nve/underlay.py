@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable
 
 from geneve.drops import DropReason
-from nve.dataplane import Datagram, Received, packed_address
+from nve.datagrams import Datagram, Received, packed_address
 
 DYNAMIC_PORTS = range(49152, 65536)
 MULTICAST_HOPS = 64

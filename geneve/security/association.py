@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+
+from cryptography.exceptions import InvalidTag
 
 from geneve.control.profile import InnerCoverage, Profile, SourceProof
 from geneve.control.state import Association, AssociationRole
@@ -21,9 +23,11 @@ from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
     SECURITY_CLASS,
+    SEQUENCE_SIZE,
     SPI_SIZE,
     TAG_SIZE,
     TRANSIT_TYPE,
+    write_sequences,
 )
 from geneve.security.replay import ReplayWindow
 from geneve.security.shape import Shape, make_shape
@@ -115,16 +119,28 @@ class OutboundAssociation(_End):
         """Whether the soft limit is reached: the hard limit should never be."""
         return self.last_sequence >= self.soft_limit
 
-    def next_sequence(self) -> bytes:
-        """Return the next sequence number, 8 bytes; SequenceExhaustedError at the hard limit.
+    @property
+    def remaining(self) -> int:
+        """How many packets may still be sealed."""
+        return max(0, self.hard_limit - self.last_sequence)
 
-        The number is used up when it is given out, whatever happens to the packet: a nonce that
-        was perhaps used must never be used again (invariant 4).
+    def reserve(self, count: int) -> Sequence[bytes]:
+        """Return the next ``count`` sequence numbers, 8 bytes each; SequenceExhaustedError beyond the hard limit.
+
+        Then none is used up. Numbers are used up when they are given out, whatever happens to the
+        packets: a nonce that was perhaps used must never be used again (invariant 4).
         """
-        if self.last_sequence >= self.hard_limit:
+        if self.last_sequence + count > self.hard_limit:
             raise SequenceExhaustedError(f"association {self.spi:#010x} reached its limit of {self.hard_limit} packets")
-        self.last_sequence += 1
-        return self.last_sequence.to_bytes(8, "big")
+        first = self.last_sequence + 1
+        self.last_sequence += count
+        if count == 1:
+            return (first.to_bytes(SEQUENCE_SIZE, "big"),)
+        return write_sequences(first, count)
+
+    def next_sequence(self) -> bytes:
+        """Return the next sequence number, 8 bytes; as :meth:`reserve`."""
+        return self.reserve(1)[0]
 
     def resume(self, used: int, reserved: int) -> None:
         """Go on after ``used`` numbers that an earlier process may have spent, up to ``reserved`` at most."""
@@ -151,10 +167,16 @@ class OutboundAssociation(_End):
         self._keep_flow_key(flow_id, self._traffic_key(flow_id))
         return flow_id
 
-    def encrypt(self, sequence: bytes, plaintext: bytes, aad: bytes, flow_id: bytes = b"") -> bytes:
-        """Return ciphertext and tag for a number that :meth:`next_sequence` just gave out."""
+    def encrypt(
+        self,
+        numbers: Iterable[bytes],
+        plaintexts: Iterable[bytes | memoryview],
+        aads: Iterable[bytes],
+        flow_id: bytes = b"",
+    ) -> list[bytes]:
+        """Return ciphertext and tag of each packet, for numbers that :meth:`reserve` just gave out."""
         key = self.key if not flow_id else self._traffic_key(flow_id)
-        return key.aead.encrypt(key.salt + sequence, plaintext, aad)
+        return list(map(key.aead.encrypt, map(key.salt.__add__, numbers), plaintexts, aads))
 
 
 class InboundAssociation(_End):
@@ -180,3 +202,27 @@ class InboundAssociation(_End):
         plaintext = key.aead.decrypt(key.salt + sequence, ciphertext_and_tag, aad)
         self._keep_flow_key(flow_id, key)
         return plaintext
+
+    def decrypt_all(
+        self, numbers: Iterable[bytes], sealed: Iterable[bytes], aads: Iterable[bytes], flow_id: bytes = b""
+    ) -> tuple[list[bytes], list[int]]:
+        """Do what :meth:`decrypt` does for packets of one flow.
+
+        Returns the plaintexts, and the indices of those whose tag did not verify, which are empty.
+        """
+        key = self.key if not flow_id else self._traffic_key(flow_id)
+        plaintexts: list[bytes] = []
+        refused: list[int] = []
+        append, decrypt = plaintexts.append, key.aead.decrypt
+        following = zip(map(key.salt.__add__, numbers), sealed, aads, strict=False)
+        while True:
+            try:
+                for nonce, ciphertext, aad in following:
+                    append(decrypt(nonce, ciphertext, aad))
+                break
+            except InvalidTag:
+                refused.append(len(plaintexts))
+                append(b"")
+        if flow_id and len(refused) < len(plaintexts):
+            self._keep_flow_key(flow_id, key)
+        return plaintexts, refused

@@ -17,7 +17,7 @@ from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB, BaseHeader, parse_bas
 from geneve.option import OPTION_HEADER_SIZE, Option
 from geneve.security import padding
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import Layout, LayoutCache, Place
+from geneve.security.layout import Layout, LayoutCache, Place, cut
 from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
@@ -29,7 +29,7 @@ from geneve.security.option import (
     is_mechanism_option,
 )
 from geneve.security.signature import source_digest
-from geneve.security.unseal import cover, read_sealed, unseal
+from geneve.security.unseal import cover, read_sealed, unseal, unseal_all
 
 Kinds = frozenset[tuple[int, int]]
 """Options by class and type."""
@@ -55,6 +55,17 @@ class Opened:
     def options(self) -> tuple[Option, ...]:
         """Return the options that may be acted upon."""
         return (*read_options(self.packet, self.spans), *self.revealed)
+
+
+@dataclass(slots=True)
+class Burst:
+    """Consecutive packets that say the same: one association, base header and kinds, no hidden options, no dummy.
+
+    ``frames`` are theirs, in order; ``opened`` is the last packet.
+    """
+
+    opened: Opened
+    frames: list[bytes]
 
 
 def read_options(packet: bytes, spans: Iterable[OptionSpan]) -> tuple[Option, ...]:
@@ -171,6 +182,59 @@ class PacketOpener:
             self._layouts.remember(packet, layout)
         return opened
 
+    def open_burst(self, buffer: bytes, size: int, source: bytes) -> list[Burst | DropReason]:
+        """Open packets of ``size`` bytes that stand one behind the other, the last perhaps shorter.
+
+        That is how the kernel hands over several datagrams (UDP_GRO). Decides as :meth:`open` packet by packet.
+        """
+        results: list[Burst | DropReason] = []
+        at, whole = 0, len(buffer) - len(buffer) % size
+        for _ in range(2):
+            # The first packet may be what makes the others known, or come late; so try again without it.
+            if whole - at < 2 * size:
+                break
+            burst = self._open_alike(memoryview(buffer)[at:whole], size, source)
+            if burst is not None:
+                results += burst
+                at = whole
+                break
+            _add(results, self.open(buffer[at : at + size], source))
+            at += size
+        for start in range(at, len(buffer), size):
+            _add(results, self.open(buffer[start : start + size], source))
+        return results
+
+    def _open_alike(self, packets: memoryview, size: int, source: bytes) -> list[Burst | DropReason] | None:
+        """Open whole packets of one known layout and association at once; None if they are not."""
+        first = bytes(packets[:size])
+        layout = self._layouts.find(first) or _read_layout(first)
+        if isinstance(layout, DropReason) or not layout.alike(packets, size):
+            return None
+        last = bytes(packets[-size:])
+        if layout.own is None:
+            frames = [frame for (frame,) in cut(((layout.end, size),), size).iter_unpack(packets)]
+            return [Burst(_unprotected(layout, last), frames)]
+        entry = layout.entries.get(first[layout.own])
+        if entry is None or not entry.simple or entry.association.sender_address != source:
+            return None
+        association, place = entry.association, entry.place
+        unsealed = unseal_all(association, place, packets, size)
+        if unsealed is None:
+            return None
+        sequences, frames, refused = unsealed
+        if not refused:
+            association.window.commit_all(sequences)
+            return [Burst(Opened(layout.header, frames[-1], association, entry.kinds, last, place.covered), frames)]
+        results: list[Burst | DropReason] = []
+        association.window.commit_all([number for index, number in enumerate(sequences) if index not in refused])
+        for index, frame in enumerate(frames):
+            if index in refused:
+                results.append(DropReason.AUTHENTICATION_FAILED)
+            else:
+                packet = bytes(packets[index * size : (index + 1) * size])
+                _add(results, Opened(layout.header, frame, association, entry.kinds, packet, place.covered))
+        return results
+
     def _make_entry(self, layout: Layout, packet: bytes) -> _Entry | DropReason:
         own = _find_own(layout)
         assert own.egress is not None
@@ -262,6 +326,28 @@ class PacketOpener:
         except ParseError:
             return DropReason.AUTHENTICATION_FAILED
         return member, number, hidden, unsealed[1]
+
+
+def _add(results: list[Burst | DropReason], result: Opened | DropReason) -> None:
+    """Add one packet's result, to the burst in front where it says the same."""
+    if isinstance(result, DropReason):
+        results.append(result)
+        return
+    last = results[-1] if results else None
+    if isinstance(last, Burst) and _says_the_same(last.opened, result):
+        last.frames.append(result.frame)
+        last.opened = result
+    else:
+        results.append(Burst(result, [result.frame]))
+
+
+def _says_the_same(one: Opened, other: Opened) -> bool:
+    return (
+        one.association is other.association
+        and (one.header is other.header or one.header == other.header)
+        and one.kinds == other.kinds
+        and not (one.revealed or other.revealed or one.dummy or other.dummy)
+    )
 
 
 def _read_layout(packet: bytes) -> Layout | DropReason:

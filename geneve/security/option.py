@@ -10,7 +10,9 @@ ciphertext to a tenant. For transit devices it is clear: the option is none of t
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE
@@ -57,6 +59,22 @@ class SecuritySpan(OptionSpan):
 
     spi: int
     sequence: int
+
+
+@lru_cache(maxsize=256)
+def _sequences(count: int) -> tuple[struct.Struct, struct.Struct]:
+    return struct.Struct(f"!{count}Q"), struct.Struct(f"{SEQUENCE_SIZE}s" * count)
+
+
+def write_sequences(first: int, count: int) -> tuple[bytes, ...]:
+    """Return ``count`` sequence numbers from ``first`` on as they stand in packets."""
+    together, apart = _sequences(count)
+    return apart.unpack(together.pack(*range(first, first + count)))
+
+
+def read_sequences(numbers: Sequence[bytes]) -> tuple[int, ...]:
+    """Return sequence numbers that stood in packets."""
+    return _sequences(len(numbers))[0].unpack(b"".join(numbers))
 
 
 def is_security_option(option_class: int, option_type: int) -> bool:

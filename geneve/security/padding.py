@@ -37,7 +37,7 @@ def padded_size(padding: Padding, size: int, largest: int, random_below: Callabl
     return size
 
 
-def wrap(frame: bytes, total: int) -> bytes:
+def wrap(frame: bytes | memoryview, total: int) -> bytes:
     """Return ``frame`` behind its length, padded to ``total`` bytes; ValueError when it does not fit."""
     if LENGTH_SIZE + len(frame) > total:
         raise ValueError(f"a frame of {len(frame)} bytes does not fit {total} bytes")

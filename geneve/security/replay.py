@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from geneve.drops import DropReason
 
 _BLOCK_BITS = 64
@@ -48,3 +51,30 @@ class ReplayWindow:
                     self._blocks[fresh % self._count] = 0
             self.highest = sequence
         self._blocks[block % self._count] |= 1 << (sequence & 63)
+
+    def all_ahead(self, sequences: Sequence[int]) -> bool:
+        """Return whether each number is higher than the ones in front of it and all that were accepted.
+
+        Then :meth:`check` accepts each, whichever of those in front of it were committed.
+        """
+        first, count = sequences[0], len(sequences)
+        if first <= self.highest:
+            return False
+        if sequences[-1] - first == count - 1:
+            return tuple(sequences) == tuple(range(first, first + count))
+        return all(earlier < later for earlier, later in pairwise(sequences))
+
+    def commit_all(self, sequences: Sequence[int]) -> None:
+        """Record rising numbers, all higher than what was accepted; the same as :meth:`commit` for each."""
+        if not sequences:
+            return
+        at, last = sequences[0], sequences[-1]
+        if last - at >= len(sequences):
+            for sequence in sequences:
+                self.commit(sequence)
+            return
+        while at <= last:
+            end = min(last, at | (_BLOCK_BITS - 1))
+            self.commit(end)
+            self._blocks[(end >> 6) % self._count] |= ((2 << (end - at)) - 1) << (at & 63)
+            at = end + 1

@@ -7,9 +7,12 @@ stands in front of it, tags included; a signature, made last, covers the egress 
 
 from __future__ import annotations
 
+import operator
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import itemgetter
 
 from geneve.control.profile import InnerCoverage, SourceProof
 from geneve.control.state import AssociationRole
@@ -17,8 +20,8 @@ from geneve.header import BASE_HEADER_SIZE, ETHERTYPE_HIDDEN, MAX_OPTIONS_SIZE, 
 from geneve.inner import InnerFrame, parse_inner
 from geneve.option import CRITICAL_TYPE_BIT, OPTION_HEADER_SIZE, Option, option_header, parse_options
 from geneve.security import padding
-from geneve.security.aad import AadPlan
-from geneve.security.association import OutboundAssociation
+from geneve.security.aad import AadPlan, Range
+from geneve.security.association import OutboundAssociation, SequenceExhaustedError
 from geneve.security.carriage import OptionSize, carry
 from geneve.security.option import (
     PADDING_TYPE,
@@ -34,13 +37,18 @@ from geneve.security.option import (
 )
 from geneve.security.shape import HEADERS_UNIT, WORD_SIZE
 from geneve.security.signature import MAX_BATCH, SALT_SIZE, SourceSigner, signature_option_size, source_digest
-from geneve.security.unseal import INNER_LENGTH, split_payload
+from geneve.security.unseal import ALL, INNER_LENGTH, Split, split_payload
 
 MAX_LAYOUTS = 256
 """Layouts kept ready per sealer; when there are more, all are worked out anew."""
 
 _SEQUENCE_AT = OPTION_HEADER_SIZE + SPI_SIZE
 _WORDS_AT = _SEQUENCE_AT + SEQUENCE_SIZE
+_JOIN = b"".join
+
+Part = bytes | memoryview
+Column = Iterable[Part]
+"""One part of each packet of a burst, in order; a constant part repeats without end."""
 
 
 @dataclass(slots=True)
@@ -54,33 +62,44 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One security option of a layout. Places in bytes from the base header; ``hidden`` are indices of options."""
+    """One security option of a layout. What is a number is the place of a column, 0 for one that it has not."""
 
     association: OutboundAssociation
-    plan: AadPlan
-    start: int
+    number: int
+    flow: int
+    length: int
     sealed: int
-    end: int
+    tag: int
+    lead: bytes
+    """The associated data in front of the sequence number where nothing else in it varies, else nothing."""
+    covered: Callable[[Sequence[Column]], tuple[Column, ...]]
+    """Picks the columns of the associated data."""
     revealed: bytes
     hidden: tuple[int, ...]
+    """Indices of the options hidden in it."""
     filler: bytes
-    plain: bool
+    whole: bool
+    """Whether the ciphertext is the whole payload and nothing else."""
+    cut: Callable[[bytes], tuple[bytes, ...]]
+    """Takes ciphertext and tag apart: sealed part where there is one, encrypted payload, tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """Everything about a packet that depends only on which options it has."""
 
-    template: bytes
-    clear: tuple[int, ...]
+    columns: list[Column]
+    """Those of the packet, the payload's last, then constants of associated data; filled in are the constant ones."""
+    packet: int
+    """How many of them make the packet."""
+    clear: tuple[tuple[int, int], ...]
+    """Column and index of each option that travels in clear."""
     others: tuple[_Step, ...]
     egress: _Step
     signature: int
     """Where the data of the signature option starts; 0 without one."""
     start: bytes
     """What stands in front of the sequence number where that is the only part in clear that changes, else nothing."""
-    aad_start: bytes
-    """The associated data up to the sequence number, in the same case."""
 
 
 class PacketSealer:
@@ -121,6 +140,7 @@ class PacketSealer:
         self._random_below = random_below
         self._layouts: dict[tuple[bytes | int, ...], _Layout] = {}
         self._last_flow = b"dummy"
+        self._reads_inner = any(end.shape.flow or end.shape.inner_length for end in self.associations)
 
     @property
     def associations(self) -> tuple[OutboundAssociation, ...]:
@@ -144,6 +164,28 @@ class PacketSealer:
         batches = [pending[start : start + size] for start in range(0, len(pending), size)]
         return [packet for batch in batches for packet in self._seal_signed(batch, self._signer)]
 
+    def seal_burst(
+        self, frames: Sequence[Part], inner: InnerFrame, options: Sequence[Sequence[bytes]]
+    ) -> list[bytes]:
+        """Return packets for ``frames`` of one inner flow, in order, as :meth:`seal` would one by one.
+
+        ``inner`` is what was read of any of them: they agree in all that it says. ``options[i]`` are those of
+        frame i, of the same classes, types and lengths for all. At an association's hard limit the list is
+        shorter than ``frames``: as many as could be sealed. ValueError as :meth:`seal`, and for multicast.
+        """
+        if self._signer is not None:
+            raise ValueError("multicast packets are signed, which bursts are not")
+        if not frames:
+            return []
+        layout = self._layout(options[0], 1)
+        room = min(step.association.remaining for step in (*layout.others, layout.egress))
+        if room < len(frames):
+            frames, options = frames[:room], options[:room]
+        try:
+            return self._seal_columns(layout, frames, inner, options)[0] if frames else []
+        except SequenceExhaustedError:  # no flow ids are left
+            return []
+
     def seal_dummy(self, size: int, options: Sequence[bytes] = ()) -> bytes:
         """Return a packet without a frame that looks like one with a frame of ``size`` bytes (SEC-GEN-7)."""
         total = self._padded_size(min(size + padding.LENGTH_SIZE, self.largest))
@@ -166,75 +208,114 @@ class PacketSealer:
 
     def _seal_one(self, item: Item, dummy_size: int | None, batch: int = 1) -> tuple[bytes, bytes, int]:
         """Return the packet, and for a multicast one the digest to be signed and where the proof belongs."""
-        options = item.options
-        layout = self._layout(options, batch)
+        layout = self._layout(item.options, batch)
         if layout.start and not self.egress.shape.padded:
+            # One short packet after another is a case of its own: columns of one would cost it half as much again.
             egress = self.egress
-            sequence = egress.next_sequence()
-            sealed = egress.encrypt(sequence, item.frame, layout.aad_start + sequence)
-            return b"".join((layout.start, sequence, sealed[-TAG_SIZE:], sealed[:-TAG_SIZE])), b"", 0
-        head = bytearray(layout.template)
-        if layout.clear:
-            clear = b"".join([options[index] for index in layout.clear])
-            head[BASE_HEADER_SIZE : BASE_HEADER_SIZE + len(clear)] = clear
-        payload = item.frame
+            (number,) = numbers = egress.reserve(1)
+            (sealed,) = egress.encrypt(numbers, (item.frame,), (layout.egress.lead + number,))
+            return _JOIN((layout.start, number, sealed[-TAG_SIZE:], sealed[:-TAG_SIZE])), b"", 0
+        inner = item.inner
+        if inner is None and item.frame and self._reads_inner:
+            inner = parse_inner(item.frame)
+        packets, digests = self._seal_columns(layout, (item.frame,), inner, (item.options,), dummy_size)
+        return packets[0], digests[0] if digests else b"", layout.signature
+
+    def _seal_columns(
+        self,
+        layout: _Layout,
+        frames: Sequence[Part],
+        inner: InnerFrame | None,
+        options: Sequence[Sequence[bytes]],
+        dummy_size: int | None = None,
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Return packets of one layout, and for multicast ones the digests to be signed.
+
+        What all packets need at one place is a column; each step of the work is done for a whole column at once.
+        """
+        columns = layout.columns.copy()
+        for column, index in layout.clear:
+            columns[column] = [each[index] for each in options]
+        payloads: Sequence[Part] = frames
         for step in layout.others:
-            payload, _ = self._seal_step(step, head, payload, item)
+            payloads, _ = self._seal_step(step, columns, payloads, inner, options)
         if self.egress.shape.padded:
-            total = dummy_size or self._padded_size(len(payload) + padding.LENGTH_SIZE)
-            payload = padding.wrap(payload, total)
-        payload, digest = self._seal_step(layout.egress, head, payload, item)
-        return b"".join((head, payload)), digest, layout.signature
+            payloads = [
+                padding.wrap(payload, dummy_size or self._padded_size(len(payload) + padding.LENGTH_SIZE))
+                for payload in payloads
+            ]
+        payloads, digests = self._seal_step(layout.egress, columns, payloads, inner, options)
+        columns[layout.packet - 1] = payloads
+        return list(map(_JOIN, zip(*columns[: layout.packet], strict=False))), digests
 
-    def _seal_step(self, step: _Step, head: bytearray, payload: bytes, item: Item) -> tuple[bytes, bytes]:
-        """Number, encrypt and tag one security option in place; return the payload then, and a multicast digest."""
-        association, start = step.association, step.start
-        sequence = association.next_sequence()
-        # What the tag covers goes into the packet first: the associated data is read from the packet's own bytes.
-        head[start + _SEQUENCE_AT : start + _WORDS_AT] = sequence
-        flow_id = clear = rest = b""
-        encrypted = payload
-        if not step.plain:
-            flow_id, length = self._fill_words(step, head, payload, item)
-            encrypted, clear = split_payload(
-                association.authenticates_inner, association.encrypts_inner, length, payload
-            )
-            rest = payload[len(encrypted) :]
-            if step.sealed < step.end - TAG_SIZE:
-                hidden = b"".join([item.options[index] for index in step.hidden])
-                encrypted = b"".join((step.revealed, hidden, step.filler, encrypted))
-        aad = step.plan.build(head, clear)
-        sealed = association.encrypt(sequence, encrypted, aad, flow_id)
-        ciphertext, tag = sealed[:-TAG_SIZE], sealed[-TAG_SIZE:]
-        head[step.end - TAG_SIZE : step.end] = tag
-        digest = b"" if association.source_proof is None else source_digest(aad, ciphertext, tag)
-        if step.plain:
-            return ciphertext, digest
-        size = step.end - TAG_SIZE - step.sealed
-        head[step.sealed : step.sealed + size] = ciphertext[:size]
-        return ciphertext[size:] + rest, digest
+    def _seal_step(
+        self,
+        step: _Step,
+        columns: list[Column],
+        payloads: Sequence[Part],
+        inner: InnerFrame | None,
+        options: Sequence[Sequence[bytes]],
+    ) -> tuple[Sequence[Part], list[bytes]]:
+        """Number, encrypt and tag one security option of each packet; return the payloads then, and digests."""
+        association = step.association
+        numbers = columns[step.number] = association.reserve(len(payloads))
+        flow_id, split = b"", _WHOLE
+        if not step.whole:
+            flow_id, split = self._fill_words(step, columns, payloads, inner)
+        encrypted = _part(payloads, split.encrypted)
+        if step.sealed:
+            hidden = [_JOIN([each[index] for index in step.hidden]) for each in options]
+            sealed_parts = zip(repeat(step.revealed), hidden, repeat(step.filler), encrypted, strict=False)
+            encrypted = map(_JOIN, sealed_parts)
+        aads: Iterable[bytes]
+        if split.clear is not None:
+            aads = map(_JOIN, zip(*step.covered(columns), _part(payloads, split.clear), strict=False))
+        elif step.lead:
+            aads = map(step.lead.__add__, numbers)
+        else:
+            aads = map(_JOIN, zip(*step.covered(columns), strict=False))
+        if association.source_proof is not None:
+            aads = list(aads)
+        sealed = association.encrypt(numbers, encrypted, aads, flow_id)
+        digests = []
+        if association.source_proof is not None:
+            digests = [
+                source_digest(aad, each[:-TAG_SIZE], each[-TAG_SIZE:]) for aad, each in zip(aads, sealed, strict=True)
+            ]
+        if split.encrypted is None and not step.sealed:
+            columns[step.tag] = sealed
+            return payloads, digests
+        if step.sealed:
+            columns[step.sealed], ciphertexts, columns[step.tag] = zip(*map(step.cut, sealed), strict=True)
+        else:
+            ciphertexts, columns[step.tag] = zip(*map(step.cut, sealed), strict=True)
+        if split.rest is None:
+            return ciphertexts, digests
+        return list(map(operator.add, ciphertexts, _part(payloads, split.rest))), digests
 
-    def _fill_words(self, step: _Step, head: bytearray, payload: bytes, item: Item) -> tuple[bytes, int]:
-        """Write flow id and inner length where the association has them; return both."""
-        association, at = step.association, step.start + _WORDS_AT
-        shape = association.shape
-        if not shape.flow and not shape.inner_length:
-            return b"", 0
-        inner = item.inner or (parse_inner(item.frame) if item.frame else None)
+    def _fill_words(
+        self, step: _Step, columns: list[Column], payloads: Sequence[Part], inner: InnerFrame | None
+    ) -> tuple[bytes, Split]:
+        """Fill in flow id and inner length where the association has them; return the id and the payload's division."""
+        association = step.association
         flow_id, length = b"", 0
-        if shape.flow:
+        if step.flow:
             if inner is not None:
                 self._last_flow = inner.flow
             flow_id = association.flow_id(self._last_flow)
-            head[at : at + WORD_SIZE] = flow_id
-            at += WORD_SIZE
-        if shape.inner_length and inner is not None:
+            columns[step.flow] = repeat(flow_id)
+        if step.length and inner is not None:
             length = inner.headers_end
             if association.encrypts_inner is InnerCoverage.HEADERS:
                 # In steps, so that the length says little about which headers there are.
-                length = min(-(-length // HEADERS_UNIT) * HEADERS_UNIT, len(payload))
-            INNER_LENGTH.pack_into(head, at, length, 0)
-        return flow_id, length
+                length = -(-length // HEADERS_UNIT) * HEADERS_UNIT
+        if step.length:
+            shortest = min(map(len, payloads))
+            if length <= shortest:
+                columns[step.length] = repeat(INNER_LENGTH.pack(length, 0))
+            else:
+                columns[step.length] = [INNER_LENGTH.pack(min(length, len(payload)), 0) for payload in payloads]
+        return flow_id, split_payload(association.authenticates_inner, association.encrypts_inner, length)
 
     def _layout(self, options: Sequence[bytes], batch: int) -> _Layout:
         # An option's own header says its class, type and length: all that the layout depends on.
@@ -282,18 +363,23 @@ class PacketSealer:
         true = int.from_bytes(BaseHeader(vni=self.vni, opt_len=total, critical=critical).build(), "big")
         spans = scan_options(template, len(template))
         own = [span for span in spans if isinstance(span, SecuritySpan)]
+        associations = [association for association, _ in steps]
+        table = _Table(template, spans[: len(clear)], list(zip(associations, own, strict=True)))
         made = [
-            _make_step(association, hidden, spans, span, true, filler if association is self.egress else b"")
+            table.step(association, spans, span, hidden, true, filler if association is self.egress else b"")
             for (association, hidden), span in zip(steps, own, strict=True)
         ]
         signature = len(template) - proof + OPTION_HEADER_SIZE if proof else 0
-        start = aad_start = b""
-        egress = made[-1]
-        if len(made) == 1 and not clear and not proof and egress.plain:
-            # The own head ends with the sequence number, and nothing follows it in the associated data.
-            start = template[: egress.start + _SEQUENCE_AT]
-            aad_start = egress.plan.build(template, b"")[:-SEQUENCE_SIZE]
-        return _Layout(template, clear, tuple(made[:-1]), egress, signature, start, aad_start)
+        alone = len(made) == 1 and not clear and not proof and made[0].whole and made[0].lead
+        return _Layout(
+            columns=table.columns,
+            packet=table.packet,
+            clear=tuple((table.places[span.start, span.end], index) for span, index in zip(spans, clear, strict=False)),
+            others=tuple(made[:-1]),
+            egress=made[-1],
+            signature=signature,
+            start=template[: own[-1].start + _SEQUENCE_AT] if alone else b"",
+        )
 
     def _filler(self, total: int, egress_size: int) -> bytes:
         """Return the padding option that makes all packets' options equally long, where that is asked for."""
@@ -331,28 +417,83 @@ def _parse_one(raw: bytes) -> Option:
     return option
 
 
-def _make_step(
-    association: OutboundAssociation,
-    hidden: tuple[int, ...],
-    spans: Sequence[OptionSpan],
-    own: OptionSpan,
-    true_header: int,
-    filler: bytes,
-) -> _Step:
-    shape = association.shape
-    revealed = (true_header & shape.reveal_mask).to_bytes(BASE_HEADER_SIZE, "big") if shape.reveal_mask else b""
-    sealed = own.start + shape.head_size
-    return _Step(
-        association=association,
-        plan=AadPlan(association.role, shape, spans, own),
-        start=own.start,
-        sealed=sealed,
-        end=own.end,
-        revealed=revealed,
-        hidden=hidden,
-        filler=filler,
-        plain=association.encrypts_inner is InnerCoverage.ALL
-        and not shape.flow
-        and not shape.inner_length
-        and sealed == own.end - TAG_SIZE,
-    )
+_WHOLE = Split(ALL, None, None)
+
+
+def _part(payloads: Sequence[Part], part: slice | None) -> Column:
+    """Return one part of each payload; copies nothing where that is all of it."""
+    if part is None:
+        return repeat(b"")
+    return payloads if part is ALL else [payload[part] for payload in payloads]
+
+
+class _Table:
+    """Divides the packets of one layout into columns: at each place where they may differ."""
+
+    def __init__(
+        self, template: bytes, clear: Sequence[OptionSpan], own: Sequence[tuple[OutboundAssociation, OptionSpan]]
+    ) -> None:
+        """``clear`` are the options in front, and ``own`` the security options behind them."""
+        self.template = template
+        self.varying: list[Range] = [(span.start, span.end) for span in clear]
+        for association, span in own:
+            at, sealed = span.start + _WORDS_AT, span.start + association.shape.head_size
+            self.varying.append((span.start + _SEQUENCE_AT, at))
+            self.varying += [(word, word + WORD_SIZE) for word in range(at, sealed, WORD_SIZE)]
+            if sealed < span.end - TAG_SIZE:
+                self.varying.append((sealed, span.end - TAG_SIZE))
+            self.varying.append((span.end - TAG_SIZE, span.end))
+        self.columns: list[Column] = []
+        self.places: dict[Range, int] = {}
+        at = 0
+        for start, end in self.varying:
+            if at < start:
+                self._constant(template[at:start])
+            self.places[start, end] = len(self.columns)
+            self.columns.append(())
+            at = end
+        if at < len(template):
+            self._constant(template[at:])
+        self.columns.append(())
+        self.packet = len(self.columns)
+
+    def _constant(self, part: bytes) -> int:
+        self.columns.append(repeat(part))
+        return len(self.columns) - 1
+
+    def step(
+        self,
+        association: OutboundAssociation,
+        spans: Sequence[OptionSpan],
+        own: OptionSpan,
+        hidden: tuple[int, ...],
+        true_header: int,
+        filler: bytes,
+    ) -> _Step:
+        """Return what sealing the security option at ``own`` needs."""
+        shape, places, at = association.shape, self.places, own.start + _WORDS_AT
+        sealed, end = own.start + shape.head_size, own.end - TAG_SIZE
+        parts = AadPlan(association.role, shape, spans, own).parts(self.template, self.varying)
+        number = (own.start + _SEQUENCE_AT, at)
+        covered = [self._constant(part) if isinstance(part, bytes) else places[part] for part in parts]
+        lead = parts[0] if len(parts) == 2 and parts[1] == number and isinstance(parts[0], bytes) else b""
+        flow = places[at, at + WORD_SIZE] if shape.flow else 0
+        length = places[sealed - WORD_SIZE, sealed] if shape.inner_length else 0
+        size = end - sealed
+        ciphertext, tag = slice(size, -TAG_SIZE), slice(-TAG_SIZE, None)
+        whole = association.encrypts_inner is InnerCoverage.ALL and not flow and not length and not size
+        return _Step(
+            association=association,
+            number=places[number],
+            flow=flow,
+            length=length,
+            sealed=places[sealed, end] if size else 0,
+            tag=places[end, own.end],
+            lead=lead,
+            covered=itemgetter(*covered),
+            revealed=(true_header & shape.reveal_mask).to_bytes(BASE_HEADER_SIZE, "big") if shape.reveal_mask else b"",
+            hidden=hidden,
+            filler=filler,
+            whole=whole,
+            cut=itemgetter(slice(size), ciphertext, tag) if size else itemgetter(ciphertext, tag),
+        )
