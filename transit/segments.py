@@ -57,19 +57,6 @@ def cut(frame: bytes, location: Location, size: int, partial: bool, wanted: Sequ
     return frames
 
 
-def complete(frame: bytes, start: int, offset: int) -> bytes:
-    """Return ``frame`` with the checksum filled in that was left to the kernel.
-
-    Summed from byte ``start`` on, the pseudo header's sum included that stands at ``start + offset``, where the result
-    goes. A frame too short for that stays as it is.
-    """
-    place = start + offset
-    if place + 2 > len(frame):
-        return frame
-    value = internet_checksum(frame[start:]) or 0xFFFF
-    return frame[:place] + _LENGTH.pack(value) + frame[place + 2 :]
-
-
 def _pseudo_sum(frame: bytes, location: Location, partial: bool) -> int | None:
     """Return the sum over the pseudo header without the length, None where there is no checksum."""
     network, transport, end = location
