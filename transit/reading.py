@@ -44,9 +44,7 @@ class Reading:
 
     __slots__ = ("_decided", "_rules", "outcome", "tags", "telemetry")
 
-    def __init__(
-        self, policy: TransitVni | None, believed: Sequence[Option], nothing: Outcome, present: bool
-    ) -> None:
+    def __init__(self, policy: TransitVni | None, believed: Sequence[Option], nothing: Outcome, present: bool) -> None:
         self._rules = policy.group_policy if policy is not None else None
         self._decided: dict[tuple[bytes, ...], Outcome | None] = {}
         self.tags = _find(believed, TAG_CLASS, TAG_TYPE)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -19,9 +21,9 @@ from geneve.drops import DropReason
 from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, FIELD_MASKS, BaseHeader, HeaderField, parse_base_header
 from geneve.option import OPTION_HEADER_SIZE, Option
-from geneve.security.aad import join_ranges
+from geneve.security.aad import Range, join_ranges
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import MAX_LAYOUTS, Layout, LayoutCache, Place
+from geneve.security.layout import MAX_LAYOUTS, Layout, LayoutCache, Place, cut
 from geneve.security.open import read_options
 from geneve.security.option import (
     GROUP_TYPE,
@@ -36,6 +38,9 @@ from geneve.security.unseal import read_sealed, unseal
 
 _OWN_HEADS = frozenset(SECURITY_CLASS.to_bytes(2, "big") + bytes([kind]) for kind in (TRANSIT_TYPE, GROUP_TYPE))
 _VNI = FIELD_MASKS[HeaderField.VNI]
+MIN_RUN = 3
+"""Packets from which on it pays to verify them by columns."""
+
 _KEY_SIZE = BASE_HEADER_SIZE + OPTION_HEADER_SIZE
 
 
@@ -92,7 +97,7 @@ class Verified(NamedTuple):
 class _Step:
     """One option addressed to the device, in packets of one layout: what is to be verified, and where it stands."""
 
-    __slots__ = ("_aad", "_ranges", "_simple", "_whole", "association", "place", "sequence")
+    __slots__ = ("_aad", "_ranges", "_simple", "_whole", "association", "bare", "place", "sequence")
 
     def __init__(self, association: InboundAssociation, layout: Layout, span: SecuritySpan, packet: bytes) -> None:
         """Raise ParseError when the option at ``span`` has no room for what the association puts into it."""
@@ -103,6 +108,7 @@ class _Step:
         shape = association.shape
         self._simple = association.encrypts_inner is InnerCoverage.NONE and not shape.flow and not shape.inner_length
         self._whole = association.authenticates_inner is InnerCoverage.ALL
+        self.bare = self._simple and not self._whole
         varying = [(other.start, other.end if other.end != place.end else place.sealed) for other in layout.spans]
         first, *others = place.plan.parts(packet, varying)
         assert isinstance(first, bytes)
@@ -128,13 +134,61 @@ class _Step:
             return None
 
 
+class _Columns:
+    """Verifies a run of packets by columns: all numbers, all nonces, all associated data, all tags.
+
+    For one option addressed to the device, of which nothing is sealed and whose tag leaves out the inner frame.
+    """
+
+    __slots__ = ("_association", "_constants", "_fields", "_parts", "_sequence", "_tag")
+
+    def __init__(self, packet: bytes, layout: Layout, step: _Step, constant: Sequence[Range]) -> None:
+        """``constant`` is where all packets of the plan are as ``packet``: base header, option heads and SPIs."""
+        place = step.place
+        self._association = step.association
+        own = (place.sequence, place.sequence_end), (place.tag, place.end)
+        varying: list[Range] = []
+        for (_, start), (end, _) in pairwise([*constant, (layout.end, layout.end)]):
+            # The own number and tag are fields of their own, with nothing between them.
+            varying += own if start == place.sequence else [(start, end)] if start < end else []
+        fields = sorted([*constant, *varying])
+        index = {field: number for number, field in enumerate(fields)}
+        self._fields = tuple(fields)
+        self._constants = [(index[field], packet[slice(*field)]) for field in constant]
+        self._sequence, self._tag = index[own[0]], index[own[1]]
+        self._parts = [part if isinstance(part, bytes) else index[part] for part in place.plan.parts(packet, varying)]
+
+    def verify(self, buffer: bytes, start: int, size: int, count: int) -> int:
+        """Verify and commit packets of ``size`` bytes from ``start`` on; return how many, up to the first that fails.
+
+        0 as well when they are not all of the plan, with numbers that rise: each is then to be looked at alone.
+        """
+        end = start + size * count
+        columns = list(zip(*cut(self._fields, size).iter_unpack(memoryview(buffer)[start:end]), strict=True))
+        for index, value in self._constants:
+            if columns[index].count(value) != count:
+                return 0
+        sequences = columns[self._sequence]
+        numbers = struct.unpack(f"!{count}Q", b"".join(sequences))
+        window, key = self._association.window, self._association.key
+        if not window.all_ahead(numbers):
+            return 0
+        aads = zip(*[repeat(part) if isinstance(part, bytes) else columns[part] for part in self._parts], strict=False)
+        done: list[bytes] = []
+        with suppress(InvalidTag):
+            done += map(key.aead.decrypt, map(key.salt.__add__, sequences), columns[self._tag], map(b"".join, aads))
+        window.commit_all(numbers[: len(done)])
+        return len(done)
+
+
 class _Plan:
     """All that packets of one layout, one set of SPIs and one outer source have in common.
 
     ``outcome`` is what they prove once all steps have verified, None if that depends on what is sealed in them.
+    ``columns`` verify many of them at a time, where the case is simple enough.
     """
 
-    __slots__ = ("constants", "end", "fields", "layout", "outcome", "steps")
+    __slots__ = ("columns", "constants", "end", "fields", "layout", "outcome", "steps")
 
     def __init__(self, packet: bytes, layout: Layout, steps: Sequence[_Step]) -> None:
         self.layout, self.end = layout, layout.end
@@ -144,15 +198,15 @@ class _Plan:
             # The SPIs of others, too: what stands there in another packet could be the device's own.
             size = OPTION_HEADER_SIZE + SPI_SIZE * isinstance(span, SecuritySpan)
             ranges.append((span.start, span.start + size))
-        fields, at = "", 0
-        for start, end in join_ranges(ranges):
-            fields += f"{start - at}x{end - start}s"
-            at = end
-        self.fields = struct.Struct(fields).unpack_from
+        constant = join_ranges(ranges)
+        self.fields = cut(tuple(constant), layout.end).unpack_from
         self.constants = self.fields(packet)
         self.outcome: Proof | DropReason | None = None
+        self.columns: _Columns | None = None
         if all(step.place.sealed == step.place.tag for step in steps):
             self.outcome = _collect(steps, [b""] * len(steps), layout)
+            if len(steps) == 1 and steps[0].bare:
+                self.columns = _Columns(packet, layout, steps[0], constant)
 
 
 class TransitVerifier:
@@ -176,7 +230,7 @@ class TransitVerifier:
         """
         if not packet:
             return None
-        (verdict,) = self.verify_burst(packet, 0, len(packet), len(packet), source)
+        verdict = self._verify_one(packet, 0, len(packet), source)
         if isinstance(verdict, Proof):
             return Verified(verdict.associations, verdict.vni, verdict.header, verdict.options(packet))
         return verdict
@@ -186,18 +240,32 @@ class TransitVerifier:
 
         The last may be shorter. One verdict for each, and the same as from :meth:`verify` one by one.
         """
-        plan: _Plan | None = None
+        if end - start <= size:
+            return [self._verify_one(buffer, start, end, source)] if start < end else []
         verdicts: list[Verdict] = []
-        for at in range(start, end, size):
+        plan = self._find_plan(buffer, start, start + size, source)
+        if plan is not None and plan.columns is not None and end - start >= MIN_RUN * size:
+            verdicts = [plan.outcome] * plan.columns.verify(buffer, start, size, (end - start) // size)
+        for at in range(start + len(verdicts) * size, end, size):
             last = min(at + size, end)
             if plan is None or last - at < plan.end or plan.fields(buffer, at) != plan.constants:
-                plan = self._plans.get(source + buffer[at : at + _KEY_SIZE])
-                if plan is None or last - at < plan.end or plan.fields(buffer, at) != plan.constants:
-                    plan = None
-                    verdicts.append(self._verify_new(buffer[at:last], source))
-                    continue
-            verdicts.append(_verify(plan, buffer, at, last))
+                plan = self._find_plan(buffer, at, last, source)
+            if plan is None:
+                verdicts.append(self._verify_new(buffer[at:last], source))
+            else:
+                verdicts.append(_verify(plan, buffer, at, last))
         return verdicts
+
+    def _verify_one(self, buffer: bytes, start: int, end: int, source: bytes) -> Verdict:
+        plan = self._find_plan(buffer, start, end, source)
+        return self._verify_new(buffer[start:end], source) if plan is None else _verify(plan, buffer, start, end)
+
+    def _find_plan(self, buffer: bytes, start: int, end: int, source: bytes) -> _Plan | None:
+        """Return the plan for the packet from ``start`` to ``end`` if one is remembered."""
+        plan = self._plans.get(source + buffer[start : start + _KEY_SIZE])
+        if plan is None or end - start < plan.end or plan.fields(buffer, start) != plan.constants:
+            return None
+        return plan
 
     def _verify_new(self, packet: bytes, source: bytes) -> Verdict:
         """Verify a packet that no plan fits, and remember its plan if it proves something."""
@@ -256,20 +324,21 @@ class TransitVerifier:
 
 def _verify(plan: _Plan, buffer: bytes, start: int, end: int) -> Verdict:
     """Verify every option addressed to the device in a packet that ``plan`` fits, and commit if all hold."""
-    found: list[tuple[InboundAssociation, int, bytes]] = []
+    numbers, parts = [], []
     for step in plan.steps:
-        association, at = step.association, start + step.sequence
+        at = start + step.sequence
         number = int.from_bytes(buffer[at : at + SEQUENCE_SIZE], "big")
-        refused = association.window.check(number)
+        refused = step.association.window.check(number)
         if refused is not None:
             return refused
         sealed = step.unseal(buffer, start, end)
         if sealed is None:
             return DropReason.AUTHENTICATION_FAILED
-        found.append((association, number, sealed))
-    for association, number, _ in found:
-        association.window.commit(number)
-    return plan.outcome or _collect(plan.steps, [sealed for _, _, sealed in found], plan.layout)
+        numbers.append(number)
+        parts.append(sealed)
+    for step, number in zip(plan.steps, numbers, strict=True):
+        step.association.window.commit(number)
+    return plan.outcome or _collect(plan.steps, parts, plan.layout)
 
 
 def _collect(steps: Sequence[_Step], parts: Sequence[bytes], layout: Layout) -> Proof | DropReason:

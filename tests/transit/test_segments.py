@@ -88,7 +88,9 @@ def verifier(profile) -> TransitVerifier:
 
 def comparable(verdicts: Sequence[object], packets: Sequence[bytes]) -> list[object]:
     return [
-        (verdict.vni, verdict.sender, verdict.header, verdict.options(packet)) if isinstance(verdict, Proof) else verdict
+        (verdict.vni, verdict.sender, verdict.header, verdict.options(packet))
+        if isinstance(verdict, Proof)
+        else verdict
         for verdict, packet in zip(verdicts, packets, strict=True)
     ]
 
@@ -167,7 +169,9 @@ def make_device(vnis: Sequence[TransitVni], profile=TAGGED) -> TransitDevice:
     return device
 
 
-@pytest.mark.parametrize("vnis", [(), (TELEMETRY,), (ENFORCED,), (TransitVni(vni=100, telemetry=True, authenticated=False),)])
+@pytest.mark.parametrize(
+    "vnis", [(), (TELEMETRY,), (ENFORCED,), (TransitVni(vni=100, telemetry=True, authenticated=False),)]
+)
 @settings(max_examples=60, deadline=None)
 @given(damage=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 150), st.integers(1, 255)), max_size=3),
        groups=st.lists(st.sampled_from([(1, 2), (2, 1)]), min_size=12, max_size=12),
@@ -257,8 +261,8 @@ class Wire:
         self.out: list[tuple[bytes, bytes]] = []
         self.device = make_device(vnis)
         self.exporter = Exporter(ExportSealer("t1", bytes(32), bytes(16)))
-        send = (lambda frame: True, lambda frame: self._send(frame, PLAIN_BYTES))
-        whole = (lambda frame, vnet: True, self._send)
+        send = (lambda _: True, lambda frame: self._send(frame, PLAIN_BYTES))
+        whole = (lambda _, __: True, self._send)
         self.segments = segments
         self.forwarder = Forwarder(self.device, self.exporter, impair, send, lambda: NOW_NS, whole)
 
