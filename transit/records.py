@@ -37,12 +37,12 @@ class Observation(NamedTuple):
     def record(self, device: str, egress_ns: int) -> bytes:
         """Return the record as JSON, now that the packet left at ``egress_ns``."""
         # Written out: a JSON encoder costs more than all else that is done about a packet.
-        sender = "null" if self.sender is None else _quoted(self.sender)
+        sender, proven = ("null", "false") if self.sender is None else (_quoted(self.sender), "true")
         return (
             f'{{"device":{_quoted(device)},"ingress_ns":{self.ingress_ns},'
             # Two clock readings: a step of the clock between them must not make time run backwards.
             f'"egress_ns":{max(egress_ns, self.ingress_ns)},"vni":{self.vni},"flow":{self.flow},'
-            f'"sequence":{self.sequence},"sender":{sender},"authenticated":{"false" if self.sender is None else "true"},'
+            f'"sequence":{self.sequence},"sender":{sender},"authenticated":{proven},'
             f'"source":{_quoted(self.source)},"destination":{_quoted(self.destination)}}}'
         ).encode()
 

@@ -48,12 +48,15 @@ BATCH_BYTES = 256 * 1024
 """Bytes after which the other interface gets its turn: frames that stand for many are many packets' work."""
 BUFFER_SIZE = 16 * 1024 * 1024
 """Socket buffer in bytes: a burst must not be lost while the other direction is served."""
+COPY_LIMIT = 4096
+"""Bytes below which it is cheaper to copy a frame behind its header than to hand the kernel two pieces."""
 MAX_FRAME = 65_536 + 256
 """Largest frame in bytes, including segmentation offload's 64 KiB."""
 
 _AUXDATA = struct.Struct("=IIIHHHH")
 _STATUS_BYTE = 0 if sys.byteorder == "little" else 3
 """Where the status bits used here stand in the auxiliary data."""
+_REMARKABLE = TP_STATUS_CSUM_NOT_READY | TP_STATUS_VLAN_VALID
 _TIMESPEC = struct.Struct("@qq")
 _MEMBERSHIP = struct.Struct("@iHH8s")
 _STATISTICS = struct.Struct("=II")
@@ -164,7 +167,7 @@ class Port:
 
         So a lone frame can leave before the kernel is asked for the next one.
         """
-        receive, view, buffers = self._socket.recvmsg_into, self._view, self._buffers
+        receive, header, view, buffers = self._socket.recvmsg_into, self._header, self._view, self._buffers
         extra = VNET_HEADER_SIZE if self.vnet else 0
         total = 0
         try:
@@ -175,7 +178,12 @@ class Port:
                     continue
                 self._received += 1
                 total += size
-                yield self._complete(bytes(view[: size - extra]), control)
+                frame = bytes(view[: size - extra])
+                vnet = bytes(header) if extra and header != PLAIN_BYTES else PLAIN_BYTES
+                if len(control) == 1 and not control[0][2][_STATUS_BYTE] & _REMARKABLE:
+                    yield frame, 0, vnet
+                else:
+                    yield self._complete(frame, vnet, control)
                 if total >= limit_bytes:
                     return
         except BlockingIOError:
@@ -189,9 +197,8 @@ class Port:
                 raise
             self.counters["interface_down"] += 1
 
-    def _complete(self, frame: bytes, control: list[tuple[int, int, bytes]]) -> Arrival:
+    def _complete(self, frame: bytes, vnet: bytes, control: list[tuple[int, int, bytes]]) -> Arrival:
         timestamp = 0
-        vnet = bytes(self._header) if self.vnet and self._header != PLAIN_BYTES else PLAIN_BYTES
         for level, kind, data in control:
             if level == SOL_PACKET and kind == PACKET_AUXDATA:
                 status = data[_STATUS_BYTE]
@@ -219,7 +226,10 @@ class Port:
         """
         try:
             if self.vnet:
-                self._socket.sendmsg((vnet, frame))
+                if len(frame) < COPY_LIMIT:
+                    self._socket.send(vnet + frame)
+                else:
+                    self._socket.sendmsg((vnet, frame))
             else:
                 self._socket.send(frame)
         except OSError as error:

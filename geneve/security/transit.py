@@ -244,9 +244,16 @@ class TransitVerifier:
             return [self._verify_one(buffer, start, end, source)] if start < end else []
         verdicts: list[Verdict] = []
         plan = self._find_plan(buffer, start, start + size, source)
-        if plan is not None and plan.columns is not None and end - start >= MIN_RUN * size:
-            verdicts = [plan.outcome] * plan.columns.verify(buffer, start, size, (end - start) // size)
-        for at in range(start + len(verdicts) * size, end, size):
+        if plan is None:
+            verdicts.append(self._verify_new(buffer[start : start + size], source))
+            start += size
+            plan = self._find_plan(buffer, start, min(start + size, end), source)
+        count = (end - start) // size
+        if plan is not None and plan.columns is not None and count >= MIN_RUN:
+            verified = plan.columns.verify(buffer, start, size, count)
+            verdicts += [plan.outcome] * verified
+            start += verified * size
+        for at in range(start, end, size):
             last = min(at + size, end)
             if plan is None or last - at < plan.end or plan.fields(buffer, at) != plan.constants:
                 plan = self._find_plan(buffer, at, last, source)

@@ -71,7 +71,7 @@ def build() -> tuple[WholeEnd, WholeEnd, End]:
 
 
 def datagrams() -> list[tuple[bytes, VnetHeader, int]]:
-    """Super-datagrams: frame, virtio header and gso size; IPv4, IPv6, tagged, 64 KiB, odd sizes, a short last packet."""
+    """Frame, virtio header and gso size of super-datagrams: IPv4, IPv6, tagged, 64 KiB, a short last packet."""
     sealer = make_sealer(("t1", "t2"))
     made = []
     for count, source, tags, last in (

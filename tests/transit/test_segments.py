@@ -74,7 +74,7 @@ TELEMETRY = TransitVni(vni=100, telemetry=True)
 ENFORCED = TransitVni(vni=100, telemetry=True, group_policy=(ONE_TO_TWO,))
 
 
-def packets_of(count: int, profile=FULL, options=lambda number: ()) -> list[bytes]:
+def packets_of(count: int, profile=FULL, options=lambda _: ()) -> list[bytes]:
     sealer = make_sealer(profile=profile)
     return [seal(sealer, build_telemetry(7, number), *options(number)) for number in range(count)]
 
@@ -99,8 +99,9 @@ changes = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["tamper", "repe
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([FULL, TAGGED, WHOLE_INNER, HEADERS_INNER]), changes, st.integers(0, 170), st.integers(1, 255))
-def test_a_burst_is_verified_as_its_packets_one_by_one(profile, made, position: int, flip: int) -> None:
+@given(st.sampled_from([FULL, TAGGED, WHOLE_INNER, HEADERS_INNER]), changes, st.integers(0, 170), st.integers(1, 255),
+       st.booleans())  # fmt: skip
+def test_a_burst_is_verified_as_its_packets_one_by_one(profile, made, position: int, flip: int, warm: bool) -> None:
     packets = packets_of(10, profile, lambda _: (build_tag(1, 2),))
     size = len(packets[0])
     for index, kind in made:
@@ -116,6 +117,9 @@ def test_a_burst_is_verified_as_its_packets_one_by_one(profile, made, position: 
             packets[index] = plain(options=build_telemetry(1, 1)).ljust(size, b"\0")
     buffer = b"xyz" + b"".join(packets)
     together, alone = verifier(profile), verifier(profile)
+    first = seal(make_sealer(profile=profile), build_telemetry(1, 1), build_tag(3, 4))  # another packet number 1
+    if warm:
+        assert isinstance(together.verify(first, HERE), type(alone.verify(first, HERE)))
     burst = together.verify_burst(buffer, 3, size, len(buffer), HERE)
     single = [alone.verify_burst(packet, 0, size, size, HERE)[0] for packet in packets]
     assert comparable(burst, packets) == comparable(single, packets)
