@@ -26,6 +26,10 @@ class TransitOffloads(StrictModel):
     vnet_header: bool = True
 
 
+class Offloads(NveOffloads, TransitOffloads):
+    """What all nodes of a network may leave to the kernel."""
+
+
 OffloadStates = dict[str, str]
 """What became of each offload, by name: "on", "off" (configured so), or "unavailable: " and why."""
 ON, OFF = "on", "off"

@@ -52,3 +52,9 @@ def parse_telemetry(option: Option) -> Telemetry:
     if len(option.data) != _DATA.size:
         raise ParseError(f"telemetry data of {len(option.data)} bytes, expected {_DATA.size}")
     return Telemetry(*_DATA.unpack(option.data))
+
+
+def read_telemetry(data: bytes) -> tuple[int, int]:
+    """Return flow label and sequence number from a telemetry option's 12 bytes of data; struct.error if too short."""
+    flow, sequence = _DATA.unpack_from(data)
+    return flow, sequence

@@ -31,7 +31,7 @@ class Decapsulator:
         self._drops = drops
         self._merging = merging
 
-    def from_underlay(self, packets: Iterable[Received], now: float) -> list[tuple[int, Frame]]:
+    def from_underlay(self, packets: Iterable[Received]) -> list[tuple[int, Frame]]:
         """Open packets; return ``(vni, frame)`` for each frame to deliver to its tenants, in order."""
         delivered: list[tuple[int, Frame]] = []
         opener = self.applied.opener

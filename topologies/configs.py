@@ -16,6 +16,7 @@ from typing import Any
 from geneve.control.state import Mapping
 from geneve.control.tls import TlsFiles
 from geneve.export import DEVICE_KEY_SIZE
+from geneve.offloads import NveOffloads, TransitOffloads
 from topologies.plan import (
     COLLECTOR_PORT,
     GENEVE_PORT,
@@ -130,6 +131,7 @@ def nve_config(plan: Plan, layout: Layout, name: str, moved: MappingType[str, st
             "mtu": plan.scenario.underlay.mtu,
         },
         "vnis": vnis,
+        "offloads": plan.scenario.offloads.model_dump(include=set(NveOffloads.model_fields)),
         "nva": _nva(plan, layout, name),
         "stats": str(layout.stats(name)),
     }
@@ -144,6 +146,7 @@ def transit_config(plan: Plan, layout: Layout, name: str) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": name,
         "interfaces": wires,
+        "offloads": plan.scenario.offloads.model_dump(include=set(TransitOffloads.model_fields)),
         "nva": _nva(plan, layout, name),
         "collector": {
             "address": plan.underlay_addresses[NVA_NAME],

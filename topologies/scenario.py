@@ -16,6 +16,7 @@ from geneve.control.profile import Coverage, InnerCoverage, OptionSelector, Prof
 from geneve.control.rules import Action, Rule, TagRule
 from geneve.control.state import StaticOption
 from geneve.header import HeaderField
+from geneve.offloads import Offloads
 from geneve.option import OPTION_HEADER_SIZE
 from geneve.overhead import inner_extra, max_options_size, tenant_mtu
 from geneve.security.carriage import OptionSize
@@ -184,7 +185,8 @@ class Scenario(StrictModel):
 
     ``policy`` are rules that come before each tenant's own profile. ``keys``: made when an NVE has something to send
     (``on-demand``), or at the start for all that policy permits (``all``). ``key_log`` has the NVEs write all keys to
-    files of the run, for demonstrations with a dissector; never use it with traffic that matters.
+    files of the run, for demonstrations with a dissector; never use it with traffic that matters. ``offloads`` that
+    are false are switched off at all nodes; the others are used where the kernel has them.
     """
 
     name: Name
@@ -198,6 +200,7 @@ class Scenario(StrictModel):
     policy: tuple[Rule, ...] = ()
     keys: Literal["on-demand", "all"] = "on-demand"
     key_log: bool = False
+    offloads: Offloads = Offloads()
     tenants: dict[Name, Tenant] = Field(min_length=1)
 
     def profile(self, name: str) -> Profile | None:

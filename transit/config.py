@@ -12,6 +12,7 @@ from geneve.control.names import IpAddress, Name
 from geneve.control.nva import Nva
 from geneve.control.state import NodeState, Role, refuse_open_secrets
 from geneve.errors import ConfigError
+from geneve.offloads import TransitOffloads
 
 
 def _check_interface(value: str) -> str:
@@ -71,6 +72,7 @@ class TransitConfig(StrictModel):
     static_state: NodeState | None = None
     collector: Collector | None = None
     stats: str | None = None
+    offloads: TransitOffloads = TransitOffloads()
 
     @model_validator(mode="after")
     def _whole(self) -> TransitConfig:

@@ -66,13 +66,15 @@ class TransitDaemon:
     def __init__(self, config: TransitConfig) -> None:
         self.config = config
         self._started = time.monotonic()
-        self._device = TransitDevice(config.name)
+        self._device = TransitDevice(config.name, observing=config.collector is not None)
         self._exporter = _make_exporter(config.name, config.collector) if config.collector else None
         self._has_state = config.nva is None
         if config.static_state is not None:
             self._device.apply(config.static_state, time.monotonic())
         with contextlib.ExitStack() as opened:
-            self._relay = Relay(config.interfaces)
+            self._relay = Relay(
+                config.interfaces, vnet=config.offloads.vnet_header, timestamps=config.collector is not None
+            )
             opened.callback(self._relay.close)
             self._collector = CollectorSocket(config.collector) if config.collector else None
             if self._collector:
@@ -89,8 +91,9 @@ class TransitDaemon:
             self._opened = opened.pop_all()
         first, second = self._relay.ports
         self._forwarder = Forwarder(
-            self._device, self._exporter, config.impair, (first.send, second.send), time.time_ns
-        )
+            self._device, self._exporter, config.impair, (first.send, second.send), time.time_ns,
+            send_whole=(first.send_whole, second.send_whole),
+        )  # fmt: skip
 
     def _apply(self, state: NodeState) -> None:
         self._device.apply(state, time.monotonic())
@@ -107,8 +110,7 @@ class TransitDaemon:
             for descriptor, events in self._wait():
                 if descriptor in ports:
                     ingress = ports[descriptor]
-                    frames = self._relay.ports[ingress].receive()
-                    self._forwarder.receive(frames, ingress, time.monotonic())
+                    self._forwarder.take(self._relay.ports[ingress].receive(), ingress, time.monotonic())
                 elif descriptor == stop.fileno():
                     log.info("%s stops", self.config.name)
                     return
@@ -152,9 +154,9 @@ class TransitDaemon:
         """
         ports = {port.interface: port.stats() for port in self._relay.ports}
         drops = self._forwarder.drops()
-        for name in ("relay_send_failed", "relay_truncated", "kernel_drops"):
+        for name in ("relay_send_failed", "relay_truncated", "relay_unreadable", "kernel_drops"):
             drops[name] = sum(counters[name] for counters in ports.values())
-        counters = self._device.counters()
+        counters = {**self._device.counters(), "datagrams_cut": self._forwarder.cut}
         if self._exporter is not None:
             counters.update(self._exporter.counters())
         return {
@@ -167,6 +169,7 @@ class TransitDaemon:
             "drops": drops,
             "options_read": self._device.options_read(),
             "interfaces": ports,
+            "offloads": {"vnet_header": self._relay.vnet_state()},
         }
 
     def close(self) -> None:

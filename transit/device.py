@@ -30,32 +30,38 @@ from geneve.control.state import NodeState, Role, TransitVni
 from geneve.drops import DropReason
 from geneve.errors import ConfigError, ParseError
 from geneve.header import BASE_HEADER_SIZE
-from geneve.option import OPTION_HEADER_SIZE, Option, parse_options
+from geneve.option import OPTION_HEADER_SIZE
 from geneve.outer import UDP_SIZE, Location, locate, outer_addresses, source_address
 from geneve.security.association import InboundAssociation
+from geneve.security.open import read_options
+from geneve.security.option import OptionSpan
 from geneve.security.store import AssociationStore, usable
-from geneve.security.transit import TransitVerifier, Verified
-from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, Telemetry, parse_telemetry
-from transit import group_policy
+from geneve.security.transit import Proof, TransitVerifier, Verdict
+from geneve.telemetry import read_telemetry
 from transit.evasion import find_evasion
 from transit.options_read import OptionsRead
 from transit.outcome import DROP, PASS, Decision, Outcome
+from transit.reading import Handling, Reading, find_options, make_reading
 from transit.records import Observation
 
 __all__ = ["Decision", "Outcome", "TransitDevice"]
 
-_NOT_GENEVE = PASS[Outcome.NOT_GENEVE]
-_NOT_ADDRESSED = PASS[Outcome.NOT_ADDRESSED]
+_NOT_GENEVE = (PASS[Outcome.NOT_GENEVE],)
+_NOT_ADDRESSED = (PASS[Outcome.NOT_ADDRESSED],)
 _REFUSED = {
     reason: Outcome(reason.value) for reason in DropReason if reason.value in {outcome.value for outcome in Outcome}
 }
 
 
 class TransitDevice:
-    """The decisions of one transit device named ``name``. Starts without keys and without policy."""
+    """The decisions of one transit device named ``name``. Starts without keys and without policy.
 
-    def __init__(self, name: str) -> None:
+    ``observing=False`` is for a device that exports nothing: its decisions come without observations.
+    """
+
+    def __init__(self, name: str, observing: bool = True) -> None:
         self.name = name
+        self._observing = observing
         self._outcomes = dict.fromkeys(Outcome, 0)
         self._passed = 0
         self.verified = 0
@@ -113,99 +119,145 @@ class TransitDevice:
         Never raises, whatever the bytes. The caller sends the frame on as it is if the decision's
         ``forward`` is set, which it always is without group policy.
         """
+        return self.process_segments(frame, 0, ingress_port, now_ns)[0]
+
+    def process_segments(self, frame: bytes, size: int, ingress_port: int, now_ns: int) -> Sequence[Decision]:
+        """Look at a frame that stands for many: UDP payloads of ``size`` bytes each, the last perhaps shorter.
+
+        One decision for each packet, in order, the same as from :meth:`process` for each. One decision about the
+        whole frame where ``size`` is 0, or where the frame is no Geneve datagram.
+        """
         location = locate(frame)
         if location is None:
             if not self._enforcing or (evasion := find_evasion(frame)) is None:
                 self._passed += 1  # an integer: the dictionary below is dear for frames that are not looked into
                 return _NOT_GENEVE
-            decision = DROP[evasion]
-        else:
-            decision = self._process_geneve(frame, location, ingress_port, now_ns)
-        self._outcomes[decision.outcome] += 1
-        return decision
+            self._outcomes[evasion] += 1
+            return (DROP[evasion],)
+        start, end = location[1] + UDP_SIZE, location[2]
+        if not self._enforcing and frame[start : start + 1] == b"\0" and size == 0 and end - start >= BASE_HEADER_SIZE:
+            self._outcomes[Outcome.NOT_ADDRESSED] += 1
+            return _NOT_ADDRESSED  # no options at all: the common case of plain Geneve
+        return self._process_packets(frame, location, size or max(end - start, 1), ingress_port, now_ns)
 
     def process_batch(self, frames: Iterable[tuple[bytes, int]], ingress_port: int) -> list[Decision]:
         """Look at many ``(frame, time)`` pairs from one port; one decision for each, in order."""
         return [self.process(frame, ingress_port, now_ns) for frame, now_ns in frames]
 
-    def _process_geneve(self, frame: bytes, location: Location, port: int, now_ns: int) -> Decision:
-        start, end = location[1] + UDP_SIZE, location[2]
-        if end - start < BASE_HEADER_SIZE:
+    def _process_packets(
+        self, frame: bytes, location: Location, size: int, port: int, now_ns: int
+    ) -> Sequence[Decision]:
+        at, end = location[1] + UDP_SIZE, location[2]
+        # A datagram without payload is one packet, too.
+        verdicts = self._verifier.verify_burst(frame, at, size, end, source_address(frame, location)) or [None]
+        seen = None
+        if self._observing:
+            source, destination = outer_addresses(frame, location)
+            seen = Observation(port, now_ns, 0, 0, 0, None, source, destination)
+        decisions: list[Decision] = []
+        index, count = 0, len(verdicts)
+        while index < count:
+            verdict = verdicts[index]
+            if isinstance(verdict, Proof) and not verdict.revealed:
+                # Packets that prove the same follow each other as a rule: what follows is worked out for all of them.
+                following = index + 1
+                while following < count and verdicts[following] is verdict:
+                    following += 1
+                handling: Handling = verdict.note or self._prepare(verdict, frame[at : min(at + size, end)])
+                self._handle(handling, frame, at, size, following - index, seen, decisions)
+                at += size * (following - index)
+                index = following
+            else:
+                decision = self._decide_alone(frame[at : min(at + size, end)], verdict, seen)
+                self._outcomes[decision.outcome] += 1
+                decisions.append(decision)
+                at += size
+                index += 1
+        return decisions
+
+    def _prepare(self, proof: Proof, packet: bytes) -> Handling:
+        """Work out what is to be done with all packets that prove what ``packet`` does, nothing hidden in them."""
+        policy = self._policy.get(proof.vni)
+        spans = _believed(packet, policy, proof)
+        reading = make_reading(policy, read_options(packet, spans), Outcome.AUTHENTICATED, packet)
+        handling = proof.note = Handling(reading, spans, proof, self._read)
+        return handling
+
+    def _handle(
+        self, handling: Handling, frame: bytes, at: int, size: int, count: int, seen: Observation | None,
+        decisions: list[Decision],
+    ) -> None:  # fmt: skip
+        """Decide about ``count`` packets of ``size`` bytes from ``at`` on that have verified alike."""
+        self.verified += count
+        handling.note_read(frame, at + size * (count - 1), count)
+        reading = handling.reading
+        if not reading.enforced and (reading.telemetry is None or seen is None):
+            self._outcomes[reading.outcome] += count
+            decisions += [PASS[reading.outcome]] * count
+            return
+        for start in range(at, at + size * count, size):
+            decision = self._follow(
+                reading, handling.proof, handling.tags(frame, start), handling.telemetry(frame, start), seen
+            )
+            self._outcomes[decision.outcome] += 1
+            decisions.append(decision)
+
+    def _follow(
+        self, reading: Reading, proof: Proof | None, tags: tuple[bytes, ...], telemetry: bytes,
+        seen: Observation | None, vni: int = 0,
+    ) -> Decision:  # fmt: skip
+        """Decide about one packet from the values of its options; ``vni`` counts where there is no proof."""
+        refused = reading.refuse(tags)
+        if refused is not None:
+            return DROP[refused]
+        self.permitted += reading.enforced
+        if reading.telemetry is None or seen is None:
+            return PASS[reading.outcome]
+        flow, sequence = read_telemetry(telemetry)
+        return Decision(
+            Outcome.EXPORTED,
+            Observation(
+                seen.ingress_port,
+                seen.ingress_ns,
+                proof.vni if proof else vni,
+                flow,
+                sequence,
+                proof.sender if proof else None,
+                seen.source,
+                seen.destination,
+            ),
+        )
+
+    def _decide_alone(self, packet: bytes, verdict: Verdict, seen: Observation | None) -> Decision:
+        """Decide about a packet without proof, or with one that holds for it alone."""
+        if len(packet) < BASE_HEADER_SIZE:
             # Without a VNI: no endpoint can use it, so an enforcing device loses nothing by dropping it.
             return _decide(Outcome.MALFORMED, self._enforcing)
-        first = frame[start]
-        if first >> 6:
+        if packet[0] >> 6:
             # What another version's fields mean is unknown here, the VNI included.
-            return DROP[Outcome.UNSUPPORTED_VERSION] if self._enforcing else _NOT_GENEVE
-        if first == 0 and not self._enforcing:
-            return _NOT_ADDRESSED  # no options at all: the common case of plain Geneve
-        packet = frame[start:end]
-        verdict = self._verifier.verify(packet, source_address(frame, location))
-        vni = verdict.vni if isinstance(verdict, Verified) else int.from_bytes(packet[4:7], "big")
+            return DROP[Outcome.UNSUPPORTED_VERSION] if self._enforcing else PASS[Outcome.NOT_GENEVE]
+        proof = verdict if isinstance(verdict, Proof) else None
+        vni = proof.vni if proof else int.from_bytes(packet[4:7], "big")
         policy = self._policy.get(vni)
         enforced = policy is not None and policy.group_policy is not None
         if isinstance(verdict, DropReason):
             # Even where the policy acts without authentication: this packet is known to be false.
             return _decide(_REFUSED.get(verdict, Outcome.AUTHENTICATION_FAILED), enforced)
-        if policy is None:
-            return PASS[self._without_policy(packet, verdict)]
+        if proof is None and policy is None:
+            return PASS[Outcome.NOT_ADDRESSED if _are_sound(packet) else Outcome.MALFORMED]
+        nothing = Outcome.AUTHENTICATED if proof else Outcome.NOT_ADDRESSED
+        self.verified += proof is not None
         try:
-            outcome = self._apply_policy(packet, policy, verdict)
+            options = read_options(packet, _believed(packet, policy, proof))
+            if proof:
+                options += tuple(option for option in proof.revealed if option not in options)
+            self._read.add(options)
+            reading = make_reading(policy, options, nothing, packet)
         except ParseError:
             return _decide(Outcome.MALFORMED, enforced)
-        if isinstance(outcome, Outcome):
-            return _decide(outcome, enforced and outcome in _GROUP_POLICY)
-        source, destination = outer_addresses(frame, location)
-        observation = Observation(
-            ingress_port=port,
-            ingress_ns=now_ns,
-            vni=vni,
-            flow=outcome.flow,
-            sequence=outcome.sequence,
-            sender=verdict.sender if verdict else None,
-            source=source,
-            destination=destination,
-        )
-        return Decision(Outcome.EXPORTED, observation)
-
-    def _without_policy(self, packet: bytes, verdict: Verified | None) -> Outcome:
-        """Return the outcome for a packet of a VNI for which the device has nothing to do."""
-        if verdict is None:
-            return Outcome.NOT_ADDRESSED if _are_sound(packet) else Outcome.MALFORMED
-        self.verified += 1
-        self._read.add(verdict.options)
-        return Outcome.AUTHENTICATED
-
-    def _apply_policy(self, packet: bytes, policy: TransitVni, verdict: Verified | None) -> Telemetry | Outcome:
-        """Return a packet's telemetry, or the outcome when it is to be dropped or has none; ParseError.
-
-        An outcome of group policy means that the packet is to be dropped.
-        """
-        if verdict is None:
-            clear = _options(packet)
-            believed = () if policy.authenticated else clear
-            nothing = Outcome.NOT_ADDRESSED
-        else:
-            self.verified += 1
-            believed, nothing = verdict.options, Outcome.AUTHENTICATED
-            clear = ()
-            if not policy.authenticated:
-                clear = _options(packet)
-                believed = (*clear, *(option for option in believed if option not in clear))
-        self._read.add(believed)
-        if policy.group_policy is not None:
-            refused = group_policy.refuse(policy.group_policy, believed)
-            if refused is not None:
-                return refused
-            self.permitted += 1
-        if not policy.telemetry:
-            return nothing
-        telemetry = _select_telemetry(believed)
-        if telemetry:
-            return _read_telemetry(telemetry)
-        # A telemetry option that the tag leaves out is worth no more than one without any tag.
-        present = _select_telemetry(clear or _options(packet))
-        return Outcome.TELEMETRY_UNAUTHENTICATED if present else nothing
+        tags = tuple(options[index].data for index in reading.tags)
+        telemetry = b"" if reading.telemetry is None else options[reading.telemetry].data
+        return self._follow(reading, proof, tags, telemetry, seen, vni)
 
     def counters(self) -> dict[str, int]:
         """Return the number of frames by outcome, how many packets verified, and how many group policy permitted."""
@@ -216,9 +268,6 @@ class TransitDevice:
     def options_read(self) -> dict[str, dict[str, Any]]:
         """Return which options the device could read: as :meth:`OptionsRead.document`, for the owner's eyes."""
         return self._read.document()
-
-
-_GROUP_POLICY = frozenset({Outcome.TAG_MISSING, Outcome.TAG_MALFORMED, Outcome.TAG_DENIED})
 
 
 def _decide(outcome: Outcome, drop: bool) -> Decision:
@@ -236,22 +285,8 @@ def _are_sound(packet: bytes) -> bool:
     return offset == end
 
 
-def _options(packet: bytes) -> tuple[Option, ...]:
-    end = BASE_HEADER_SIZE + ((packet[0] & 0x3F) << 2)
-    if end > len(packet):
-        raise ParseError("options cut short")
-    return parse_options(packet[BASE_HEADER_SIZE:end])
-
-
-def _select_telemetry(options: Sequence[Option]) -> list[Option]:
-    return [item for item in options if item.type == TELEMETRY_TYPE and item.option_class == TELEMETRY_CLASS]
-
-
-def _read_telemetry(options: Sequence[Option]) -> Telemetry | Outcome:
-    # With two telemetry options it would be anyone's guess which one counts.
-    if len(options) != 1:
-        return Outcome.TELEMETRY_MALFORMED
-    try:
-        return parse_telemetry(options[0])
-    except ParseError:
-        return Outcome.TELEMETRY_MALFORMED
+def _believed(packet: bytes, policy: TransitVni | None, proof: Proof | None) -> Sequence[OptionSpan]:
+    """Return where the options stand that the device may act upon; ParseError when none can be told apart."""
+    if policy is not None and not policy.authenticated:
+        return find_options(packet)
+    return () if proof is None else proof.spans

@@ -25,15 +25,19 @@ class OptionsRead:
 
     def add(self, options: Iterable[Option]) -> None:
         """Remember ``options``; the mechanism's own are not counted."""
-        kinds = self._kinds
         for option in options:
-            key = (option.option_class, option.type)
-            entry = kinds.get(key)
+            entry = self.entry(option.option_class, option.type)
             if entry is not None:
                 entry[0] += 1
                 entry[1] = option.data
-            elif len(kinds) < MAX_KINDS and not is_mechanism_option(*key):
-                kinds[key] = [1, option.data]
+
+    def entry(self, option_class: int, option_type: int) -> list[Any] | None:
+        """Return count and last value of a kind, which the caller keeps up to date; None if it is not remembered."""
+        key = (option_class, option_type)
+        entry = self._kinds.get(key)
+        if entry is None and len(self._kinds) < MAX_KINDS and not is_mechanism_option(*key):
+            entry = self._kinds[key] = [0, b""]
+        return entry
 
     def document(self) -> dict[str, dict[str, Any]]:
         """Return ``{"0xff60:0x07": {"count": n, "last": hexadecimal data}}``, sorted."""

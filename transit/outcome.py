@@ -16,6 +16,8 @@ class Outcome(str, Enum):
     group policy, those in :data:`DROPPING` are drops where the policy applies.
     """
 
+    __hash__ = str.__hash__  # that of Enum is written in Python, and outcomes are counted for each packet
+
     NOT_GENEVE = "not_geneve"
     """No sound Geneve datagram of version 0."""
     NOT_ADDRESSED = "not_addressed"

@@ -105,7 +105,7 @@ class Plane:
 
     def receive(self, packets: Sequence[Received]) -> int:
         """Receive datagrams; return how many frames that gives."""
-        return len(self._dataplane.from_underlay(packets, 0.0))
+        return len(self._dataplane.from_underlay(packets))
 
     def drops(self) -> Counter[DropReason]:
         """Return why packets were dropped so far."""

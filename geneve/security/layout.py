@@ -187,14 +187,14 @@ class Columns:
 
         The payload is the last column, or with a ``length`` two: that many bytes of it, and the others.
         """
-        cut = self._cuts.get((size, length))
-        if cut is None:
+        reader = self._cuts.get((size, length))
+        if reader is None:
             if self._end + length > size:
                 return None
             if len(self._cuts) >= MAX_CUTS:
                 self._cuts.clear()
-            cut = self._cuts[size, length] = self._cut(size, length)
-        columns: list[Any] = list(zip(*cut.iter_unpack(packets)))  # noqa: B905 - as long as they are many
+            reader = self._cuts[size, length] = self._cut(size, length)
+        columns: list[Any] = list(zip(*reader.iter_unpack(packets)))  # noqa: B905 - as long as they are many
         for index in self._heads:
             head = columns[index]
             if head.count(head[0]) != len(head):
@@ -204,11 +204,16 @@ class Columns:
 
     def _cut(self, size: int, length: int) -> struct.Struct:
         payload = [(self._end, self._end + length), (self._end + length, size)] if length else [(self._end, size)]
-        fields, at = [], 0
-        for start, end in (*self._ranges, *payload):
-            fields.append(f"{start - at}x{end - start}s")
-            at = end
-        return struct.Struct("".join(fields))
+        return cut((*self._ranges, *payload), size)
+
+
+def cut(ranges: Sequence[Range], size: int) -> struct.Struct:
+    """Return what reads ``ranges``, in order and apart, out of packets of ``size`` bytes."""
+    fields, at = [], 0
+    for start, end in ranges:
+        fields.append(f"{start - at}x{end - start}s")
+        at = end
+    return struct.Struct("".join(fields) + f"{size - at}x")
 
 
 def _between(heads: Sequence[Range], fields: Sequence[Range], end: int) -> list[Range]:

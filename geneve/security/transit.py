@@ -1,31 +1,87 @@
-"""A transit device's end of the mechanism: authenticate the options addressed to it, and nothing else."""
+"""A transit device's end of the mechanism: authenticate the options addressed to it, and nothing else.
+
+What a packet's layout, its SPIs and its outer source decide is worked out once, in a :class:`_Plan`, and kept for
+the packets that follow: they are compared with it, and what is left is to look at the number, to verify the tag
+and to record the number. A plan is remembered for packets that were authenticated, never for others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import pairwise, repeat
+from typing import Any, NamedTuple
 
+from cryptography.exceptions import InvalidTag
+
+from geneve.control.profile import InnerCoverage
 from geneve.control.state import AssociationRole
 from geneve.drops import DropReason
 from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, FIELD_MASKS, BaseHeader, HeaderField, parse_base_header
 from geneve.option import OPTION_HEADER_SIZE, Option
+from geneve.security.aad import Range, join_ranges
 from geneve.security.association import InboundAssociation
-from geneve.security.layout import Layout, LayoutCache, Place
+from geneve.security.layout import MAX_LAYOUTS, Layout, LayoutCache, Place, cut
 from geneve.security.open import read_options
-from geneve.security.option import GROUP_TYPE, SECURITY_CLASS, TRANSIT_TYPE, OptionSpan, SecuritySpan
+from geneve.security.option import (
+    GROUP_TYPE,
+    SECURITY_CLASS,
+    SEQUENCE_SIZE,
+    SPI_SIZE,
+    TRANSIT_TYPE,
+    OptionSpan,
+    SecuritySpan,
+)
 from geneve.security.unseal import read_sealed, unseal
 
 _OWN_HEADS = frozenset(SECURITY_CLASS.to_bytes(2, "big") + bytes([kind]) for kind in (TRANSIT_TYPE, GROUP_TYPE))
 _VNI = FIELD_MASKS[HeaderField.VNI]
+MIN_RUN = 3
+"""Packets from which on it pays to verify them by columns."""
+
+_KEY_SIZE = BASE_HEADER_SIZE + OPTION_HEADER_SIZE
+
+
+class Proof:
+    """What a packet's options for the device prove: the same object for all packets that prove the same.
+
+    ``header`` is the base header with the hidden fields that the device is told; ``vni`` the true VNI as far
+    as the device can know it. ``associations`` are those that verified, in wire order, all of one ``sender``
+    (name of the ingress NVE). ``spans`` is where the options stand that the tags cover, ``revealed`` are those
+    that were hidden. ``note`` is for the user of the proof: what follows from it.
+    """
+
+    __slots__ = ("associations", "header", "note", "revealed", "sender", "spans", "vni")
+
+    def __init__(
+        self,
+        associations: tuple[InboundAssociation, ...],
+        vni: int,
+        header: BaseHeader,
+        spans: Sequence[OptionSpan],
+        revealed: tuple[Option, ...],
+    ) -> None:
+        self.associations = associations
+        self.sender = associations[0].sender
+        self.vni = vni
+        self.header = header
+        self.spans = spans
+        self.revealed = revealed
+        self.note: Any = None
+
+    def options(self, packet: bytes) -> tuple[Option, ...]:
+        """Return the options of ``packet`` that may be acted upon."""
+        return (*read_options(packet, self.spans), *self.revealed)
+
+
+Verdict = Proof | DropReason | None
+"""What came of one packet: proof, why an option addressed to the device cannot be trusted, or nothing addressed."""
 
 
 class Verified(NamedTuple):
-    """What a transit device may act on: what its tags cover, what was hidden for it, and who sent it.
-
-    ``header`` is the base header with the hidden fields that the device is told; ``vni`` the true VNI as far
-    as the device can know it. ``associations`` are those that verified, in wire order, all of one sender.
-    """
+    """What a transit device may act on: a :class:`Proof`, and the options of one packet."""
 
     associations: tuple[InboundAssociation, ...]
     vni: int
@@ -38,12 +94,128 @@ class Verified(NamedTuple):
         return self.associations[0].sender
 
 
+class _Step:
+    """One option addressed to the device, in packets of one layout: what is to be verified, and where it stands."""
+
+    __slots__ = ("_aad", "_ranges", "_simple", "_whole", "association", "bare", "place", "sequence")
+
+    def __init__(self, association: InboundAssociation, layout: Layout, span: SecuritySpan, packet: bytes) -> None:
+        """Raise ParseError when the option at ``span`` has no room for what the association puts into it."""
+        self.association = association
+        self.place = place = Place(association, layout, span)
+        self.sequence = place.sequence
+        # Simple: the layout says all that the tag is over, and nothing of the inner frame is encrypted.
+        shape = association.shape
+        self._simple = association.encrypts_inner is InnerCoverage.NONE and not shape.flow and not shape.inner_length
+        self._whole = association.authenticates_inner is InnerCoverage.ALL
+        self.bare = self._simple and not self._whole
+        varying = [(other.start, other.end if other.end != place.end else place.sealed) for other in layout.spans]
+        first, *others = place.plan.parts(packet, varying)
+        assert isinstance(first, bytes)
+        self._aad = first
+        self._ranges = tuple(join_ranges([part for part in others if not isinstance(part, bytes)]))
+
+    def unseal(self, buffer: bytes, start: int, end: int) -> bytes | None:
+        """Verify the tag of the packet from ``start`` to ``end``; return the sealed part, None if it does not hold."""
+        place = self.place
+        if not self._simple:
+            unsealed = unseal(self.association, place, buffer[start:end])
+            return None if unsealed is None else unsealed[0]
+        aad = self._aad
+        for first, last in self._ranges:
+            aad += buffer[start + first : start + last]
+        if self._whole:
+            aad += buffer[start + place.payload : end]
+        key = self.association.key
+        nonce = key.salt + buffer[start + place.sequence : start + place.sequence_end]
+        try:
+            return key.aead.decrypt(nonce, buffer[start + place.sealed : start + place.end], aad)
+        except InvalidTag:
+            return None
+
+
+class _Columns:
+    """Verifies a run of packets by columns: all numbers, all nonces, all associated data, all tags.
+
+    For one option addressed to the device, of which nothing is sealed and whose tag leaves out the inner frame.
+    """
+
+    __slots__ = ("_association", "_constants", "_fields", "_parts", "_sequence", "_tag")
+
+    def __init__(self, packet: bytes, layout: Layout, step: _Step, constant: Sequence[Range]) -> None:
+        """``constant`` is where all packets of the plan are as ``packet``: base header, option heads and SPIs."""
+        place = step.place
+        self._association = step.association
+        own = (place.sequence, place.sequence_end), (place.tag, place.end)
+        varying: list[Range] = []
+        for (_, start), (end, _) in pairwise([*constant, (layout.end, layout.end)]):
+            # The own number and tag are fields of their own, with nothing between them.
+            varying += own if start == place.sequence else [(start, end)] if start < end else []
+        fields = sorted([*constant, *varying])
+        index = {field: number for number, field in enumerate(fields)}
+        self._fields = tuple(fields)
+        self._constants = [(index[field], packet[slice(*field)]) for field in constant]
+        self._sequence, self._tag = index[own[0]], index[own[1]]
+        self._parts = [part if isinstance(part, bytes) else index[part] for part in place.plan.parts(packet, varying)]
+
+    def verify(self, buffer: bytes, start: int, size: int, count: int) -> int:
+        """Verify and commit packets of ``size`` bytes from ``start`` on; return how many, up to the first that fails.
+
+        0 as well when they are not all of the plan, with numbers that rise: each is then to be looked at alone.
+        """
+        end = start + size * count
+        columns = list(zip(*cut(self._fields, size).iter_unpack(memoryview(buffer)[start:end]), strict=True))
+        for index, value in self._constants:
+            if columns[index].count(value) != count:
+                return 0
+        sequences = columns[self._sequence]
+        numbers = struct.unpack(f"!{count}Q", b"".join(sequences))
+        window, key = self._association.window, self._association.key
+        if not window.all_ahead(numbers):
+            return 0
+        aads = zip(*[repeat(part) if isinstance(part, bytes) else columns[part] for part in self._parts], strict=False)
+        done: list[bytes] = []
+        with suppress(InvalidTag):
+            done += map(key.aead.decrypt, map(key.salt.__add__, sequences), columns[self._tag], map(b"".join, aads))
+        window.commit_all(numbers[: len(done)])
+        return len(done)
+
+
+class _Plan:
+    """All that packets of one layout, one set of SPIs and one outer source have in common.
+
+    ``outcome`` is what they prove once all steps have verified, None if that depends on what is sealed in them.
+    ``columns`` verify many of them at a time, where the case is simple enough.
+    """
+
+    __slots__ = ("columns", "constants", "end", "fields", "layout", "outcome", "steps")
+
+    def __init__(self, packet: bytes, layout: Layout, steps: Sequence[_Step]) -> None:
+        self.layout, self.end = layout, layout.end
+        self.steps = tuple(steps)
+        ranges = [(0, BASE_HEADER_SIZE)]
+        for span in layout.spans:
+            # The SPIs of others, too: what stands there in another packet could be the device's own.
+            size = OPTION_HEADER_SIZE + SPI_SIZE * isinstance(span, SecuritySpan)
+            ranges.append((span.start, span.start + size))
+        constant = join_ranges(ranges)
+        self.fields = cut(tuple(constant), layout.end).unpack_from
+        self.constants = self.fields(packet)
+        self.outcome: Proof | DropReason | None = None
+        self.columns: _Columns | None = None
+        if all(step.place.sealed == step.place.tag for step in steps):
+            self.outcome = _collect(steps, [b""] * len(steps), layout)
+            if len(steps) == 1 and steps[0].bare:
+                self.columns = _Columns(packet, layout, steps[0], constant)
+
+
 class TransitVerifier:
     """Holds a transit device's associations, by SPI. Its keys open and forge nothing for anyone else."""
 
     def __init__(self, associations: Iterable[InboundAssociation] = ()) -> None:
         self._held: dict[bytes, InboundAssociation] = {}
         self._layouts = LayoutCache()
+        self._plans: dict[bytes, _Plan] = {}
         for association in associations:
             if association.role not in (AssociationRole.TRANSIT, AssociationRole.GROUP):
                 raise ValueError("an association was given for the wrong role")
@@ -56,6 +228,54 @@ class TransitVerifier:
         such packets are none of its business (invariant 7). A DropReason says why an option addressed
         to it cannot be trusted. No replay window moves unless every option addressed to it verifies.
         """
+        if not packet:
+            return None
+        verdict = self._verify_one(packet, 0, len(packet), source)
+        if isinstance(verdict, Proof):
+            return Verified(verdict.associations, verdict.vni, verdict.header, verdict.options(packet))
+        return verdict
+
+    def verify_burst(self, buffer: bytes, start: int, size: int, end: int, source: bytes) -> list[Verdict]:
+        """Verify the packets of ``size`` bytes that lie in ``buffer`` from ``start`` to ``end``, in order.
+
+        The last may be shorter. One verdict for each, and the same as from :meth:`verify` one by one.
+        """
+        if end - start <= size:
+            return [self._verify_one(buffer, start, end, source)] if start < end else []
+        verdicts: list[Verdict] = []
+        plan = self._find_plan(buffer, start, start + size, source)
+        if plan is None:
+            verdicts.append(self._verify_new(buffer[start : start + size], source))
+            start += size
+            plan = self._find_plan(buffer, start, min(start + size, end), source)
+        count = (end - start) // size
+        if plan is not None and plan.columns is not None and count >= MIN_RUN:
+            verified = plan.columns.verify(buffer, start, size, count)
+            verdicts += [plan.outcome] * verified
+            start += verified * size
+        for at in range(start, end, size):
+            last = min(at + size, end)
+            if plan is None or last - at < plan.end or plan.fields(buffer, at) != plan.constants:
+                plan = self._find_plan(buffer, at, last, source)
+            if plan is None:
+                verdicts.append(self._verify_new(buffer[at:last], source))
+            else:
+                verdicts.append(_verify(plan, buffer, at, last))
+        return verdicts
+
+    def _verify_one(self, buffer: bytes, start: int, end: int, source: bytes) -> Verdict:
+        plan = self._find_plan(buffer, start, end, source)
+        return self._verify_new(buffer[start:end], source) if plan is None else _verify(plan, buffer, start, end)
+
+    def _find_plan(self, buffer: bytes, start: int, end: int, source: bytes) -> _Plan | None:
+        """Return the plan for the packet from ``start`` to ``end`` if one is remembered."""
+        plan = self._plans.get(source + buffer[start : start + _KEY_SIZE])
+        if plan is None or end - start < plan.end or plan.fields(buffer, start) != plan.constants:
+            return None
+        return plan
+
+    def _verify_new(self, packet: bytes, source: bytes) -> Verdict:
+        """Verify a packet that no plan fits, and remember its plan if it proves something."""
         if not self._is_addressed(packet):
             return None
         layout = self._layouts.find(packet)
@@ -65,26 +285,34 @@ class TransitVerifier:
                 layout = Layout(packet, parse_base_header(packet))
             except ParseError:
                 return None
-        found: list[tuple[InboundAssociation, int, Place, bytes]] = []
+        plan = self._make_plan(packet, layout, source)
+        if not isinstance(plan, _Plan):
+            return plan
+        verdict = _verify(plan, packet, 0, len(packet))
+        if isinstance(verdict, Proof):
+            if not known:
+                self._layouts.remember(packet, layout)
+            if len(self._plans) >= MAX_LAYOUTS:
+                self._plans.clear()
+            self._plans[source + packet[:_KEY_SIZE]] = plan
+        return verdict
+
+    def _make_plan(self, packet: bytes, layout: Layout, source: bytes) -> _Plan | DropReason | None:
+        steps = []
         for span in layout.spans:
             if not isinstance(span, SecuritySpan):
                 continue
             start = span.start + OPTION_HEADER_SIZE
-            spi = packet[start : start + 4]
-            association = self._held.get(spi)
+            association = self._held.get(packet[start : start + SPI_SIZE])
             if association is None or association.option_type != span.type:
                 continue
-            opened = _open(association, layout, span, spi, packet, source)
-            if isinstance(opened, DropReason):
-                return opened
-            found.append(opened)
-        if not found:
-            return None
-        for association, number, _, _ in found:
-            association.window.commit(number)
-        if not known:
-            self._layouts.remember(packet, layout)
-        return _collect(found, layout, packet)
+            if association.sender_address != source:
+                return DropReason.SOURCE_MISMATCH
+            try:
+                steps.append(_Step(association, layout, span, packet))
+            except ParseError:
+                return DropReason.AUTHENTICATION_FAILED
+        return _Plan(packet, layout, steps) if steps else None
 
     def _is_addressed(self, packet: bytes) -> bool:
         """Return whether an option stands under an SPI that the device holds, at the least cost."""
@@ -101,53 +329,48 @@ class TransitVerifier:
         return False
 
 
-def _open(
-    association: InboundAssociation, layout: Layout, span: SecuritySpan, spi: bytes, packet: bytes, source: bytes
-) -> tuple[InboundAssociation, int, Place, bytes] | DropReason:
-    """Verify one option: association, sequence number, place and sealed part, or why it cannot be trusted."""
-    if association.sender_address != source:
-        return DropReason.SOURCE_MISMATCH
-    place: Place | None = layout.entries.get(spi)
-    number = int.from_bytes(packet[span.start + 8 : span.start + 16], "big")
-    refused = association.window.check(number)
-    if refused is not None:
-        return refused
-    if place is None:
-        try:
-            place = Place(association, layout, span)
-        except ParseError:
+def _verify(plan: _Plan, buffer: bytes, start: int, end: int) -> Verdict:
+    """Verify every option addressed to the device in a packet that ``plan`` fits, and commit if all hold."""
+    numbers, parts = [], []
+    for step in plan.steps:
+        at = start + step.sequence
+        number = int.from_bytes(buffer[at : at + SEQUENCE_SIZE], "big")
+        refused = step.association.window.check(number)
+        if refused is not None:
+            return refused
+        sealed = step.unseal(buffer, start, end)
+        if sealed is None:
             return DropReason.AUTHENTICATION_FAILED
-    unsealed = unseal(association, place, packet)
-    if unsealed is None:
-        return DropReason.AUTHENTICATION_FAILED
-    layout.entries[spi] = place
-    return association, number, place, unsealed[0]
+        numbers.append(number)
+        parts.append(sealed)
+    for step, number in zip(plan.steps, numbers, strict=True):
+        step.association.window.commit(number)
+    return plan.outcome or _collect(plan.steps, parts, plan.layout)
 
 
-def _collect(
-    found: list[tuple[InboundAssociation, int, Place, bytes]], layout: Layout, packet: bytes
-) -> Verified | DropReason:
-    """Put together what the options addressed to the device say, all of which have verified."""
-    if len({association.sender for association, *_ in found}) > 1:
+def _collect(steps: Sequence[_Step], parts: Sequence[bytes], layout: Layout) -> Proof | DropReason:
+    """Put together what options say that have all verified; ``parts`` are their sealed parts."""
+    associations = tuple(step.association for step in steps)
+    if len({association.sender for association in associations}) > 1:
         return DropReason.POLICY_MISMATCH
     header = layout.header
     spans: list[OptionSpan] = []
     revealed: list[Option] = []
-    seen_vni = not found[0][0].hidden_mask & _VNI
-    for association, _, place, sealed in found:
+    seen_vni = not associations[0].hidden_mask & _VNI
+    for step, sealed in zip(steps, parts, strict=True):
+        shape = step.association.shape
         try:
-            header, hidden, _ = read_sealed(association.shape, sealed, header)
+            header, hidden, _ = read_sealed(shape, sealed, header)
         except ParseError:
             return DropReason.AUTHENTICATION_FAILED
-        seen_vni = seen_vni or bool(association.shape.reveal_mask & _VNI)
+        seen_vni = seen_vni or bool(shape.reveal_mask & _VNI)
         revealed += hidden
-        spans += [span for span in place.covered if span not in spans]
-    bound = {association.vni for association, *_ in found if association.vni is not None}
+        spans += [span for span in step.place.covered if span not in spans]
+    bound = {association.vni for association in associations if association.vni is not None}
     if seen_vni:
         bound.add(header.vni)
     if len(bound) > 1:
         return DropReason.POLICY_MISMATCH
     vni = bound.pop() if bound else header.vni
     spans.sort(key=lambda span: span.start)
-    options = (*read_options(packet, spans), *revealed)
-    return Verified(tuple(association for association, *_ in found), vni, header, options)
+    return Proof(associations, vni, header, tuple(spans), tuple(revealed))

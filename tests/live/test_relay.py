@@ -30,3 +30,21 @@ def test_frames_cross_the_transit_device_bit_for_bit() -> None:
     for record in document["records"]:
         assert (record["device"], record["sender"]) == ("t1", "nve1")
         assert 0 < record["egress_ns"] - record["ingress_ns"] < 10**9
+
+
+@pytest.mark.live
+def test_datagrams_that_stand_for_many_cross_two_devices_whole_and_leave_as_the_packets_that_were_meant() -> None:
+    command = [*NAMESPACES, sys.executable, "-m", "tests.live.relay_whole_inside"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert not document["faults"]
+    for run, state, received in (("whole", "on", 8), ("wire", "on", 6), ("plain", "off", 99)):
+        for device in document[run]:
+            assert device["offloads"] == {"vnet_header": state}
+            assert not any(device["drops"].values())
+            assert sum(port["received"] for port in device["interfaces"].values()) == received
+            counters = device["counters"]
+            # 47 packets from the sender's address; IPv6 is another one's, and 45 have nothing for the device.
+            assert counters["verified"] == counters["authenticated"] == 47
+            assert (counters["source_mismatch"], counters["datagrams_cut"]) == (7, 0)

@@ -72,7 +72,7 @@ def test_tcp_is_cut_as_a_wire_would_see_it(version: int, vlan: bool, size: int, 
     data = bytes(range(256)) * 24
     data = data[: min(len(data), size * 20) // size * size + min(extra, size - 1)]
     options = [("Timestamp", (1, 2)), ("NOP", None), ("NOP", None)]
-    tcp = TCP(sport=1000, dport=2000, seq=2**32 - size - 5, ack=9, flags="FPACE", window=77, options=options)
+    tcp = TCP(sport=50001, dport=50002, seq=2**32 - size - 5, ack=9, flags="FPACE", window=77, options=options)
     packet = network_header(version, vlan, 0xFFFE) / tcp / Raw(data)
     frame, network = offloaded(packet, size)
     pieces = as_wire(frame, network)
@@ -98,7 +98,7 @@ def test_tcp_is_cut_as_a_wire_would_see_it(version: int, vlan: bool, size: int, 
 @pytest.mark.parametrize(("size", "total"), [(64, 640), (63, 640), (1, 9), (1200, 4000)])
 def test_udp_is_cut_into_datagrams(version: int, size: int, total: int) -> None:
     data = bytes(i * 7 & 0xFF for i in range(total))
-    frame, network = offloaded(network_header(version) / UDP(sport=5, dport=6) / Raw(data), size)
+    frame, network = offloaded(network_header(version) / UDP(sport=50001, dport=50002) / Raw(data), size)
     pieces = as_wire(frame, network)
     assert b"".join(bytes(Ether(piece)[UDP].payload) for piece in pieces) == data
     for piece in pieces:
@@ -106,7 +106,7 @@ def test_udp_is_cut_into_datagrams(version: int, size: int, total: int) -> None:
 
 
 def test_behind_ip_options_and_extension_headers() -> None:
-    tcp = TCP(sport=1, dport=2, flags="A") / Raw(bytes(range(200)))
+    tcp = TCP(sport=50001, dport=50002, flags="A") / Raw(bytes(range(200)))
     frame, network = offloaded(Ether(**MACS) / IP(src="10.0.0.1", dst="10.0.0.2", options=[b"\x01" * 4]) / tcp, 60)
     assert all(piece == rebuilt(piece) for piece in as_wire(frame, network))
     extended = Ether(**MACS) / IPv6(src="2001:db8::1", dst="2001:db8::2") / IPv6ExtHdrDestOpt() / tcp
@@ -116,7 +116,7 @@ def test_behind_ip_options_and_extension_headers() -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("size", [0, 1, 30, 700, 1401])
-@pytest.mark.parametrize("transport", [TCP(sport=1, dport=2), UDP(sport=1, dport=2)])
+@pytest.mark.parametrize("transport", [TCP(sport=50001, dport=50002), UDP(sport=50001, dport=50002)])
 def test_a_checksum_left_to_a_device_is_filled_in(version: int, size: int, transport: Packet) -> None:
     packet = network_header(version) / transport / Raw(bytes(i * 11 & 0xFF for i in range(size)))
     frame, _ = offloaded(packet, 0)
@@ -138,8 +138,8 @@ def stream(version: int, kind: str, size: int, count: int, last: int, start: int
     """Return the frames of ``count`` segments of one flow, the last of ``last`` bytes."""
     total = size * (count - 1) + last
     data = bytes(i * 13 + (i >> 8) & 0xFF for i in range(total))
-    tcp = TCP(sport=1, dport=2, seq=2**32 - 3 * size, ack=3, flags="PA")
-    transport = tcp if kind == "tcp" else UDP(sport=1, dport=2)
+    tcp = TCP(sport=50001, dport=50002, seq=2**32 - 3 * size, ack=3, flags="PA")
+    transport = tcp if kind == "tcp" else UDP(sport=50001, dport=50002)
     frame, network = offloaded(network_header(version, identification=start) / transport / Raw(data), size)
     return as_wire(frame, network)
 
@@ -198,7 +198,7 @@ def test_whatever_comes_leaves_as_it_came(
 
 @pytest.mark.parametrize("flags", ["S", "P", "R", "U", "E", "C"])
 def test_segments_that_say_something_of_their_own_stay_alone(flags: str) -> None:
-    tcp = TCP(sport=1, dport=2, seq=5, flags="A" + flags)
+    tcp = TCP(sport=50001, dport=50002, seq=5, flags="A" + flags)
     frames = [bytes(network_header(4, identification=i) / TCP(bytes(tcp)) / Raw(b"x" * 10)) for i in range(5)]
     for number, frame in enumerate(frames):
         packet = Ether(frame)
@@ -217,5 +217,5 @@ def test_flows_side_by_side_are_not_mixed() -> None:
 
 def _with_port(frame: bytes) -> Packet:
     packet = Ether(frame)
-    packet[UDP].sport = 99
+    packet[UDP].sport = 50099
     return packet
