@@ -54,7 +54,7 @@ MUTANTS = (
            "parts.append(clear)", "pass"),
     Mutant(2, "the role is not bound", "geneve/security/aad.py", "ROLE_CODES[role], place", "1, place"),
     Mutant(2, "what is encrypted in part leaves the rest uncovered", "geneve/security/unseal.py",
-           "rest if covered else None, rest)", "None, rest)"),
+           "rest if covered else None, rest,", "None, rest,"),
     Mutant(3, "the payload may be bound without the VNI", "geneve/control/profile.py",
            "not self.header >= BINDING_FIELDS", "False"),
     Mutant(4, "numbers repeat", "geneve/security/association.py", "self.last_sequence += count",

@@ -41,11 +41,11 @@ _KEY_SIZE = BASE_HEADER_SIZE + OPTION_HEADER_SIZE
 class Layout:
     """One layout: the base header, where the options end, and where each stands.
 
-    ``entries`` and ``own`` are for the user of the layout: what depends on it and on an association, and from
-    where to where the SPI stands that says which one.
+    ``entries``, ``own`` and ``columns`` are for the user of the layout: what depends on it and on an association,
+    from where to where the SPI stands that says which one, and how packets that have none are read at once.
     """
 
-    __slots__ = ("_heads", "columns", "end", "entries", "header", "own", "spans")
+    __slots__ = ("columns", "end", "entries", "header", "heads", "own", "spans")
 
     def __init__(self, packet: bytes, header: BaseHeader) -> None:
         """Read the layout of ``packet``, whose base header is ``header``; ParseError as scan_options."""
@@ -53,7 +53,7 @@ class Layout:
         self.end = BASE_HEADER_SIZE + header.opt_len
         self.spans = scan_options(packet, self.end)
         # The first option's header is part of the key.
-        self._heads = [
+        self.heads = [
             (span.start, span.start + OPTION_HEADER_SIZE, packet[span.start : span.start + OPTION_HEADER_SIZE])
             for span in self.spans[1:]
         ]
@@ -65,7 +65,7 @@ class Layout:
         """Return whether ``packet``, found under this layout's key, has this layout."""
         if len(packet) < self.end:
             return False
-        for start, end, head in self._heads:  # noqa: SIM110 - a generator costs more than the comparison
+        for start, end, head in self.heads:  # noqa: SIM110 - a generator costs more than the comparison
             if packet[start:end] != head:
                 return False
         return True
@@ -84,7 +84,11 @@ class LayoutCache:
         layout = self._layouts.get(key)
         if layout is None and key == self._unprotected[0]:
             layout = self._unprotected[1]
-        return layout if layout is not None and layout.fits(packet) else None
+        if layout is None:
+            return None
+        # With one option the key has said it all.
+        fits = layout.fits(packet) if layout.heads else len(packet) >= layout.end
+        return layout if fits else None
 
     def remember(self, packet: bytes, layout: Layout) -> None:
         """Keep the layout of a packet that was authenticated."""

@@ -151,10 +151,13 @@ class Step:
         if flow_id:
             parts[self.flow] = how.constant(flow_id)
         numbers = parts[self.number] = how.numbers(association, work.count)
+        rest = None
         if split.encrypted is ALL:
             plain = payload
+        elif split.cut is None:
+            plain = how.constant(b"")
         else:
-            plain = how.constant(b"") if split.encrypted is None else how.take(payload, split.encrypted)
+            plain, rest = how.cut(split.cut, payload)
         if self.sealed:
             hidden = [how.option(work.options, index) for index in self.hidden]
             plain = how.join((how.constant(self.revealed), *hidden, how.constant(self.filler), plain))
@@ -163,7 +166,9 @@ class Step:
         elif split.clear is None:
             aad = how.join(self.covered(parts))
         else:
-            clear = payload if split.clear is ALL else how.take(payload, split.clear)
+            clear = rest
+            if rest is None:
+                clear = payload if split.clear is ALL else how.take(payload, split.clear)
             aad = how.join((*self.covered(parts), clear))
         sealed = how.encrypt(association, numbers, plain, aad, flow_id)
         if self.signed:
@@ -176,9 +181,7 @@ class Step:
             parts[self.tag] = sealed
         if split.encrypted is None:
             return
-        work.payload = ciphertext
-        if split.rest is not None:
-            work.rest = how.take(payload, split.rest)
+        work.payload, work.rest = ciphertext, rest
 
     def _fill_length(self, work: Work) -> Split:
         """Fill in the inner length; return how it divides the payload."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -34,6 +35,8 @@ class Split(NamedTuple):
     encrypted: slice | None
     clear: slice | None
     rest: slice | None
+    cut: Callable[[bytes], tuple[bytes, bytes]] | None = None
+    """Takes a payload of which a part is encrypted apart: that, and the rest."""
 
 
 _WHOLE, _COVERED, _NOTHING = Split(ALL, None, None), Split(None, ALL, ALL), Split(None, None, ALL)
@@ -53,7 +56,7 @@ def split_payload(authenticate: InnerCoverage, encrypt: InnerCoverage, length: i
 @lru_cache(maxsize=1024)
 def _split_at(length: int, covered: bool) -> Split:
     rest = slice(length, None)
-    return Split(slice(length), rest if covered else None, rest)
+    return Split(slice(length), rest if covered else None, rest, itemgetter(slice(length), rest))
 
 
 def unseal(association: InboundAssociation, place: Place, packet: bytes) -> tuple[bytes, bytes] | None:

@@ -199,18 +199,18 @@ def state(opener: PacketOpener) -> Any:
     st.lists(st.lists(st.sampled_from(KINDS), min_size=1, max_size=14), min_size=1, max_size=3),
     st.lists(st.sampled_from([0, 0, 0, 1, 30, 1000]), min_size=3, max_size=3),
     st.integers(0, 2**32),
-    st.sampled_from([HERE, HERE, HERE, source("nve3")]),
+    st.lists(st.sampled_from([HERE, HERE, HERE, source("nve3")]), min_size=3, max_size=3),
     st.sampled_from([2, 3, 4]),
 )
 @settings(max_examples=25, deadline=None)
-def test_a_burst_is_opened_as_its_packets_are_one_by_one(name, bursts, cuts, seed, here, few):
+def test_a_burst_is_opened_as_its_packets_are_one_by_one(name, bursts, cuts, seed, sources, few):
     with mock.patch("geneve.security.open.MIN_ALIKE", few):
-        compare(Site(name), bursts, cuts, seed, here)
+        compare(Site(name), bursts, cuts, seed, sources)
 
 
-def compare(site: Site, bursts: list[list[str]], cuts: list[int], seed: int, here: bytes) -> None:
+def compare(site: Site, bursts: list[list[str]], cuts: list[int], seed: int, sources: list[bytes]) -> None:
     wire, one_by_one, at_once = Wire(site, seed), site.opener(), site.opener()
-    for kinds, cut in zip(bursts, cuts, strict=False):
+    for kinds, cut, here in zip(bursts, cuts, sources, strict=False):
         buffer = wire.buffer(kinds, cut)
         size = wire.size if len(buffer) > wire.size else len(buffer)
         if not size:
@@ -277,6 +277,18 @@ def test_a_single_datagram_is_a_burst_of_one_even_if_it_is_empty():
     opener = Site("full: full").opener()
     assert opener.open_burst(b"", 0, HERE) == [opener.open(b"", HERE)] == [DropReason.MALFORMED]
     assert opener.open_burst(b"abc", 3, HERE) == [DropReason.MALFORMED]
+
+
+def test_a_burst_from_another_address_is_refused_whole():
+    site = Site("full: full")
+    opener, inner = site.opener(), parse_inner(LONG)
+    packets = site.sealer.seal_burst([LONG] * 16, inner, [OPTIONS] * 16)
+    first, second, size = b"".join(packets[:8]), b"".join(packets[8:]), len(packets[0])
+    (burst,) = opener.open_burst(first, size, HERE)
+    assert isinstance(burst, Burst)
+    assert opener.open_burst(second, size, source("nve3")) == [DropReason.SOURCE_MISMATCH] * 8
+    (burst,) = opener.open_burst(second, size, HERE)
+    assert isinstance(burst, Burst), "nothing was committed"
 
 
 def test_a_burst_of_strangers_leaves_nothing_behind():  # invariant 5
