@@ -46,7 +46,7 @@ class Ledger:
         self.secrets: dict[str, int] = {}
         self.made: dict[int, int] = {}
         """The moment at which an association was first stored or pushed."""
-        self.nonces: set[tuple[str, bytes, bytes]] = set()
+        self.nonces: set[tuple[str, int]] = set()
         self.since: dict[str, int] = {}
         """The moment since which a node may hold keys: its process's start, or the end of a revocation."""
         self.until: dict[str, int] = {}
@@ -152,11 +152,11 @@ class Ledger:
 
     # Packets --------------------------------------------------------------------------------------------
 
-    def sealed(self, end: OutboundAssociation, sequence: bytes, flow_id: bytes) -> None:
-        """Note that a number of an association is used."""
+    def sealed(self, end: OutboundAssociation, number: int) -> None:
+        """Note that a number of an association is given out: it is used then, whatever becomes of it."""
         self.seals += 1
         association = end._association
-        use = (association.secret.get_secret_value(), flow_id, sequence)
+        use = (association.secret.get_secret_value(), number)
         demand(use not in self.nonces, f"a nonce of {association.spi:#x} is used twice")
         self.nonces.add(use)
         for name in sorted(_openers(association)):
@@ -221,19 +221,19 @@ def _openers(association: Association) -> set[str]:
 @contextlib.contextmanager
 def watched(world: World) -> Iterator[None]:
     """Have the world's ledger told of each use of a key, while this lasts."""
-    encrypt = OutboundAssociation.encrypt
+    reserve = OutboundAssociation.reserve
 
-    def noted(
-        self: OutboundAssociation, sequence: bytes, plaintext: bytes, aad: bytes, flow_id: bytes = b""
-    ) -> bytes:
-        world.ledger.sealed(self, sequence, flow_id)
-        return encrypt(self, sequence, plaintext, aad, flow_id)
+    def noted(self: OutboundAssociation, count: int) -> int:
+        first = reserve(self, count)
+        for number in range(first, first + count):
+            world.ledger.sealed(self, number)
+        return first
 
-    OutboundAssociation.encrypt = noted  # type: ignore[method-assign]
+    OutboundAssociation.reserve = noted  # type: ignore[method-assign]
     try:
         yield
     finally:
-        OutboundAssociation.encrypt = encrypt  # type: ignore[method-assign]
+        OutboundAssociation.reserve = reserve  # type: ignore[method-assign]
 
 
 def memory_of(nva: Nva) -> dict[str, Any]:
