@@ -19,7 +19,7 @@ from experiments.control_scale_analysis import ScaleResult
 from experiments.profiles import Profile
 from experiments.samples import read_lines
 from experiments.statistics import summarise, wilson
-from experiments.tables import rounded, write_csv
+from experiments.tables import rounded, write_all
 
 NAME = "control"
 EVENTS_FILE = "events.jsonl"
@@ -458,8 +458,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 def write_tables(result: ControlResult, folder: Path) -> None:
     """Write one CSV file per table to ``folder``."""
-    for name, columns in TABLES.items():
-        write_csv(folder / f"{NAME}-{name}.csv", getattr(result, name), columns)
+    write_all(folder, NAME, TABLES, result)
     scale.write_tables(result.growth, folder)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from experiments.capture import CaptureError, GeneveFrame, geneve_frames
 from experiments.samples import read_lines
 from experiments.statistics import Summary, quantile, summarise
-from experiments.tables import rounded, write_csv
+from experiments.tables import rounded, write_all
 from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size, max_options_size
 from geneve.security.carriage import OptionSize
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
@@ -271,8 +271,7 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 def write_tables(result: OverheadResult, folder: Path) -> None:
     """Write one CSV file per table to ``folder``."""
-    for name, columns in TABLES.items():
-        write_csv(folder / f"{NAME}-{name}.csv", getattr(result, name), columns)
+    write_all(folder, NAME, TABLES, result)
 
 
 def summary(result: OverheadResult) -> dict[str, Any]:

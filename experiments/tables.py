@@ -24,6 +24,12 @@ def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     write_atomically(path, output.getvalue())
 
 
+def write_all(folder: Path, experiment: str, tables: Mapping[str, Sequence[str]], result: object) -> None:
+    """Write each of ``tables`` (name and columns), whose rows are the attribute of ``result`` with that name."""
+    for name, columns in tables.items():
+        write_csv(folder / f"{experiment}-{name}.csv", getattr(result, name), columns)
+
+
 def _cell(value: Any) -> Any:
     if value is None:
         return ""

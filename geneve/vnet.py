@@ -13,8 +13,6 @@ from typing import NamedTuple
 VNET_HEADER_SIZE = 10
 NEEDS_CHECKSUM = 1
 """Flag: sum from ``checksum_start`` to the end, and put the result at ``checksum_start + checksum_offset``."""
-DATA_VALID = 2
-"""Flag: the checksum has been checked."""
 
 GSO_NONE, GSO_TCPV4, GSO_UDP_FRAGMENTS, GSO_TCPV6, GSO_UDP = 0, 1, 3, 4, 5
 """Segmentation types; GSO_UDP cuts a payload into datagrams (UDP_SEGMENT), GSO_UDP_FRAGMENTS into IP fragments."""

@@ -14,7 +14,7 @@ from experiments.dataplane.kinds import BAD_TAG, BAD_TAG_FAR, ELSEWHERE, KINDS, 
 from experiments.profiles import Profile
 from experiments.samples import read_lines
 from experiments.statistics import quantile, summarise, wilson
-from experiments.tables import rounded, write_csv
+from experiments.tables import rounded, write_all
 
 NAME = "flood"
 SAMPLES = "samples.jsonl"
@@ -287,8 +287,7 @@ def _judge_limiter(result: FloodResult, floods: Sequence[dict[str, Any]]) -> Non
 
 def write_tables(result: FloodResult, folder: Path) -> None:
     """Write one CSV file per table to ``folder``."""
-    for name, columns in TABLES.items():
-        write_csv(folder / f"{NAME}-{name}.csv", getattr(result, name), columns)
+    write_all(folder, NAME, TABLES, result)
 
 
 def summary(result: FloodResult) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from experiments.dataplane.points import (
 )
 from experiments.samples import read_lines
 from experiments.statistics import summarise
-from experiments.tables import rounded, write_csv
+from experiments.tables import rounded, write_all
 
 NAME = "dataplane-scale"
 SAMPLES = "samples.jsonl"
@@ -197,8 +197,7 @@ def _judge(result: ScaleResult) -> None:
 
 def write_tables(result: ScaleResult, folder: Path) -> None:
     """Write one CSV file per table to ``folder``."""
-    for name, columns in TABLES.items():
-        write_csv(folder / f"{NAME}-{name}.csv", getattr(result, name), columns)
+    write_all(folder, NAME, TABLES, result)
 
 
 def summary(result: ScaleResult) -> dict[str, Any]:
