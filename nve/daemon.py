@@ -297,7 +297,7 @@ class NveDaemon:
             self._send(datagram)
 
     def _from_underlay(self, receiver: socket.socket | None = None) -> None:
-        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH, receiver)):
+        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH, receiver), time.monotonic()):
             if not self._bridges[vni].tap.write(frame):
                 self._dataplane.counters["tap_write_failed"] += 1
 

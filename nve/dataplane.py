@@ -219,9 +219,9 @@ class Dataplane:
         """Encapsulate frames that tenants of ``vni`` sent; drops are counted, never raised."""
         return self._encapsulator.from_tenants(vni, frames, now)
 
-    def from_underlay(self, packets: Iterable[Received]) -> list[tuple[int, Frame]]:
+    def from_underlay(self, packets: Iterable[Received], now: float = 0.0) -> list[tuple[int, Frame]]:
         """Open packets from the underlay; return ``(vni, frame)`` for each frame to deliver to its tenants."""
-        return self._decapsulator.from_underlay(packets)
+        return self._decapsulator.from_underlay(packets, now)
 
     # What is due ----------------------------------------------------------------------------------------
 

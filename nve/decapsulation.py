@@ -31,14 +31,14 @@ class Decapsulator:
         self._drops = drops
         self._merging = merging
 
-    def from_underlay(self, packets: Iterable[Received]) -> list[tuple[int, Frame]]:
-        """Open packets; return ``(vni, frame)`` for each frame to deliver to its tenants, in order."""
+    def from_underlay(self, packets: Iterable[Received], now: float) -> list[tuple[int, Frame]]:
+        """Open packets that came until ``now``; return ``(vni, frame)`` for each frame to deliver, in order."""
         delivered: list[tuple[int, Frame]] = []
         opener = self.applied.opener
         for packet in together(packets):
             self._counters["datagrams_received"] += packet.count
             size = packet.segment or len(packet.payload)
-            for result in opener.open_burst(packet.payload, size, packet.source):
+            for result in opener.open_burst(packet.payload, size, packet.source, now):
                 if isinstance(result, DropReason):
                     self._drops[result] += 1
                 else:

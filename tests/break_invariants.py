@@ -17,8 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TESTS = (
     "tests/geneve/test_mechanism.py", "tests/geneve/test_splices.py", "tests/geneve/test_signature.py",
-    "tests/geneve/test_burst.py", "tests/geneve/test_tamper.py", "tests/geneve/test_vectors.py", "tests/nve",
-    "tests/transit",
+    "tests/geneve/test_limiter.py", "tests/geneve/test_burst.py", "tests/geneve/test_tamper.py",
+    "tests/geneve/test_vectors.py", "tests/nve", "tests/transit",
 )  # fmt: skip
 """What is run for each: the quickest to notice first."""
 
@@ -75,11 +75,17 @@ MUTANTS = (
     Mutant(4, "a node takes another sender's key", "nve/dataplane.py",
            "if association.sender != self.name:", "if False:"),
     Mutant(5, "the window moves before the tag verified", "geneve/security/open.py",
-           "        unsealed = unseal(association, place, packet)\n        if unsealed is None:\n"
-           "            return DropReason.AUTHENTICATION_FAILED\n        if entry.simple:",
-           "        association.window.commit(number)\n        unsealed = unseal(association, place, packet)\n"
-           "        if unsealed is None:\n            return DropReason.AUTHENTICATION_FAILED\n"
-           "        if entry.simple:"),
+           "        unsealed = unseal(association, place, packet)\n",
+           "        association.window.commit(number)\n        unsealed = unseal(association, place, packet)\n"),
+    Mutant(5, "no tag is too many", "geneve/security/association.py", "not self.limiter.allows(number, now)", "False"),
+    Mutant(5, "a flood makes plausible packets be refused", "geneve/security/limiter.py",
+           "number - highest <= PLAUSIBLE_AHEAD or not highest", "not highest"),
+    Mutant(5, "a receiver that was started anew refuses", "geneve/security/limiter.py",
+           "number - highest <= PLAUSIBLE_AHEAD or not highest", "number - highest <= PLAUSIBLE_AHEAD"),
+    Mutant(5, "failed tags of implausible packets cost nothing", "geneve/security/open.py",
+           "            association.limiter.failed(number, now)\n", ""),
+    Mutant(5, "the limiter is not asked about a burst", "geneve/security/unseal.py",
+           "if sequences[-1] - association.window.highest > PLAUSIBLE_AHEAD:", "if False:"),
     Mutant(5, "the window never moves", "geneve/security/open.py", "            association.window.commit(number)",
            "            pass"),
     Mutant(5, "the window of a packet with hidden parts never moves", "geneve/security/open.py",
@@ -173,8 +179,8 @@ MUTANTS = (
     Mutant(9, "what ARP and neighbour discovery claim is not checked", "nve/tables.py",
            "for mac, ip in inner.claims)", "for mac, ip in inner.claims[:1])"),
     Mutant(10, "a changed outer ECN field breaks the packet", "nve/decapsulation.py",
-           "opener.open_burst(packet.payload, size, packet.source)",
-           "opener.open_burst(packet.payload, size, packet.source if not packet.traffic_class else b'')"),
+           "opener.open_burst(packet.payload, size, packet.source, now)",
+           "opener.open_burst(packet.payload, size, packet.source if not packet.traffic_class else b'', now)"),
 )  # fmt: skip
 
 

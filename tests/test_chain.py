@@ -66,7 +66,7 @@ class Chain:
         self.arrived.append(frame)
         outer = parse_outer(frame)
         payload = outer.payload(frame)
-        self.delivered += self.egress.from_underlay([Received(payload, source("nve1"), outer.traffic_class)])
+        self.delivered += self.egress.from_underlay([Received(payload, source("nve1"), outer.traffic_class)], self.now)
         return True
 
     def frames(self, *tenant_frames: bytes) -> list[bytes]:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import ipaddress
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Plane:
 
     def receive(self, packets: Sequence[Received]) -> int:
         """Receive datagrams; return how many frames that gives."""
-        return len(self._dataplane.from_underlay(packets))
+        return len(self._dataplane.from_underlay(packets, time.monotonic()))
 
     def drops(self) -> Counter[DropReason]:
         """Return why packets were dropped so far."""

@@ -16,9 +16,11 @@ from cryptography.exceptions import InvalidTag
 
 from geneve.control.profile import InnerCoverage, Profile, SourceProof
 from geneve.control.state import Association, AssociationRole
+from geneve.drops import DropReason
 from geneve.header import fields_mask
 from geneve.option import OPTION_HEADER_SIZE, option_header
 from geneve.security.keys import FLOW_ID_SIZE, TrafficKey, derive_key
+from geneve.security.limiter import FailureLimiter
 from geneve.security.option import (
     EGRESS_TYPE,
     GROUP_TYPE,
@@ -182,11 +184,20 @@ class InboundAssociation(_End):
     def __init__(self, association: Association, profile: Profile) -> None:
         super().__init__(association, profile)
         self.window = ReplayWindow(profile.replay_window)
+        self.limiter = FailureLimiter(self.window)
+        """Kept with the window: a new state gives no attacker a new bucket."""
         self.sender_address = ipaddress.ip_address(association.sender_address).packed
         self.source: SourceVerifier | None = None
         if association.role is AssociationRole.MULTICAST and association.signer is not None:
             self.source = SourceVerifier(base64.b64decode(association.signer), profile.source_proof)
         self.needs_group = profile.group is not None and association.role is AssociationRole.EGRESS
+
+    def refuse(self, number: int, now: float) -> DropReason | None:
+        """Return why a packet with this number is refused before its tag is tried, or None; changes nothing."""
+        refused = self.window.check(number)
+        if refused is None and not self.limiter.allows(number, now):
+            return DropReason.AUTHENTICATION_LIMITED
+        return refused
 
     def decrypt(self, sequence: bytes, ciphertext_and_tag: bytes, aad: bytes, flow_id: bytes = b"") -> bytes:
         """Return the plaintext; cryptography's InvalidTag when the tag does not verify.

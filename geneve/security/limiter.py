@@ -8,7 +8,7 @@ all tried: for them the tag is the cheapest test there is.
 
 from __future__ import annotations
 
-from geneve.security.association import InboundAssociation
+from geneve.security.replay import ReplayWindow
 
 PLAUSIBLE_AHEAD = 2**24
 """Numbers so far ahead of the highest that verified are always tried: minutes of loss at 100,000 packets a second."""
@@ -17,38 +17,36 @@ ATTEMPTS_PER_SECOND, ATTEMPTS_BURST = 100.0, 100.0
 
 
 class FailureLimiter:
-    """One bucket of failed attempts for each association, made when its first one fails. Times in seconds.
+    """One association's bucket of failed attempts; it lives as long as the ``window`` beside it. Times in seconds.
 
     Only failures cost: a packet that verifies takes nothing, and makes the numbers behind it plausible again.
     """
 
-    __slots__ = ("_buckets", "_burst", "_rate")
+    __slots__ = ("_burst", "_noted", "_rate", "_tokens", "_window")
 
-    def __init__(self, rate: float = ATTEMPTS_PER_SECOND, burst: float = ATTEMPTS_BURST) -> None:
-        self._rate, self._burst = rate, burst
-        self._buckets: dict[int, tuple[float, float]] = {}
+    def __init__(
+        self, window: ReplayWindow, rate: float = ATTEMPTS_PER_SECOND, burst: float = ATTEMPTS_BURST
+    ) -> None:
+        self._window, self._rate, self._burst = window, rate, burst
+        self._tokens, self._noted = burst, 0.0
 
-    def allows(self, association: InboundAssociation, number: int, now: float) -> bool:
-        """Return whether the tag of a packet with this sequence number may be tried; changes nothing.
+    def allows(self, number: int, now: float) -> bool:
+        """Return whether the tag of a packet with this sequence number may be tried.
 
         Before the first packet has verified every number may be: a receiver that was started anew does not know
         where its senders are.
         """
-        highest = association.window.highest
-        if number - highest <= PLAUSIBLE_AHEAD or not highest:
-            return True
-        bucket = self._buckets.get(association.spi)
-        return bucket is None or self._tokens(bucket, now) >= 1.0
+        return self._plausible(number) or self._filled(now) >= 1.0
 
-    def failed(self, association: InboundAssociation, number: int, now: float) -> None:
+    def failed(self, number: int, now: float) -> None:
         """Note that the tag of a packet that :meth:`allows` let pass did not verify."""
-        highest = association.window.highest
-        if number - highest <= PLAUSIBLE_AHEAD or not highest:
-            return
-        bucket = self._buckets.get(association.spi)
-        tokens = self._burst if bucket is None else self._tokens(bucket, now)
-        self._buckets[association.spi] = (max(0.0, tokens - 1.0), now)
+        if not self._plausible(number):
+            self._tokens, self._noted = self._filled(now) - 1.0, max(self._noted, now)
 
-    def _tokens(self, bucket: tuple[float, float], now: float) -> float:
-        tokens, noted = bucket
-        return min(self._burst, tokens + (now - noted) * self._rate) if now > noted else tokens
+    def _plausible(self, number: int) -> bool:
+        highest = self._window.highest
+        return number - highest <= PLAUSIBLE_AHEAD or not highest
+
+    def _filled(self, now: float) -> float:
+        """Return the tokens there are now; none come while the clock stands still or goes back."""
+        return min(self._burst, self._tokens + max(0.0, now - self._noted) * self._rate)

@@ -17,6 +17,7 @@ from geneve.header import BASE_HEADER_SIZE, BaseHeader, parse_base_header
 from geneve.option import Option, parse_options
 from geneve.security.association import InboundAssociation
 from geneve.security.layout import Place
+from geneve.security.limiter import PLAUSIBLE_AHEAD
 from geneve.security.option import PADDING_TYPE, SECURITY_CLASS, read_sequences
 from geneve.security.shape import WORD_SIZE, Shape
 
@@ -107,7 +108,8 @@ def unseal_all(
     """Do what :func:`unseal` does for ``packets`` as large as the first, ``packet``, whose options hide nothing.
 
     Returns sequence numbers, payloads, and the indices of packets whose tag does not verify. None where they
-    have to be looked at one by one: not alike, numbers that do not rise above the replay window, several flows.
+    have to be looked at one by one: not alike, several flows, numbers that do not rise above the replay window or
+    that the limiter of failed tags would be asked about.
     """
     how, shape, size = place.columns(packet), association.shape, len(packet)
     length = 0
@@ -122,6 +124,8 @@ def unseal_all(
     numbers, tags, payloads = columns[how.sequence], columns[how.tag], columns[-1]
     sequences = read_sequences(numbers)
     if not association.window.all_ahead(sequences):
+        return None
+    if sequences[-1] - association.window.highest > PLAUSIBLE_AHEAD:
         return None
     for word in how.words:
         if columns[word].count(columns[word][0]) != len(numbers):

@@ -16,8 +16,9 @@ from geneve.header import BaseHeader
 from geneve.inner import parse_inner
 from geneve.security.aad import AadPlan
 from geneve.security.association import InboundAssociation, OutboundAssociation
+from geneve.security.limiter import PLAUSIBLE_AHEAD, FailureLimiter
 from geneve.security.open import Burst, Opened, PacketOpener
-from geneve.security.option import SecuritySpan, scan_options
+from geneve.security.option import EGRESS_TYPE, GROUP_TYPE, SecuritySpan, scan_options
 from geneve.security.replay import ReplayWindow
 from geneve.security.seal import Item, PacketSealer
 from geneve.security.shape import make_shape
@@ -51,7 +52,10 @@ class Site:
 
     def opener(self) -> PacketOpener:
         both = [*self.held, *self.others]
-        return PacketOpener(InboundAssociation(item, self.profile) for item in both if item.opens("nve2"))
+        ends = [InboundAssociation(item, self.profile) for item in both if item.opens("nve2")]
+        for end in ends:
+            end.limiter = FailureLimiter(end.window, rate=1.0, burst=2.0)
+        return PacketOpener(ends)
 
 
 # --- sealing ---------------------------------------------------------------------------------
@@ -99,7 +103,7 @@ def test_a_burst_without_a_flow_id_left_is_empty():
 
 KINDS = (
     *["next"] * 20, "tag", "payload", "replay", "skip", "late", "other", "other options", "unknown SPI",
-    "dummy", "plain", "header", "garbage",
+    "dummy", "plain", "header", "garbage", *["far"] * 3, "far group", "jump",
 )  # fmt: skip
 
 
@@ -130,6 +134,11 @@ class Wire:
                 return (BaseHeader(vni=100).build() + LONG).ljust(self.size, b"z")[: self.size]
             own = options(7) if kind == "other" else options(7)[:2]
             packet = self._fitting(self.site.other if kind == "other" else self.site.sealer, own)
+        elif kind == "jump":
+            for end in self.site.sealer.associations:
+                end.hard_limit = 2**40
+                end.last_sequence += self.random.choice([PLAUSIBLE_AHEAD - 1, PLAUSIBLE_AHEAD, 2**25])
+            packet = self._seal(LONG)
         elif kind == "dummy" and self.site.profile.padded:
             packet = self.site.sealer.seal_dummy(len(LONG), options(3))
         else:
@@ -142,6 +151,8 @@ class Wire:
             changed[self.random.randrange(options_end, len(changed))] ^= 1
         elif kind == "unknown SPI":
             changed[options_end - 27] ^= 0x40
+        elif kind in ("far", "far group"):
+            _forge_number(changed, EGRESS_TYPE if kind == "far" else GROUP_TYPE, self.random.randrange(2**60, 2**63))
         elif kind == "header":
             changed[self.random.randrange(8)] ^= 1 << self.random.randrange(8)
         elif kind == "garbage":
@@ -160,6 +171,12 @@ class Wire:
                 packets.append(packet)
         joined = b"".join(packets)
         return joined[: len(joined) - cut]
+
+
+def _forge_number(packet: bytearray, option_type: int, number: int) -> None:
+    for span in scan_options(bytes(packet), 8 + (packet[0] & 63) * 4):
+        if isinstance(span, SecuritySpan) and span.type == option_type:
+            packet[span.start + 8 : span.start + 16] = number.to_bytes(8, "big")
 
 
 def looks(result: Opened | DropReason, frames: list[bytes]) -> Any:
@@ -189,8 +206,10 @@ def collapsed(results: list[Opened | DropReason]) -> list[Any]:
 
 def state(opener: PacketOpener) -> Any:
     """All that opening changes."""
-    ends = [(spi, end.window.highest, end.window._blocks, list(end._flow_keys)) for spi, end in
-            sorted(opener.associations.items())]  # fmt: skip
+    ends = [
+        (spi, end.window.highest, end.window._blocks, list(end._flow_keys), end.limiter._tokens, end.limiter._noted)
+        for spi, end in sorted(opener.associations.items())
+    ]
     return ends, sorted(opener._layouts._layouts)
 
 
@@ -210,14 +229,14 @@ def test_a_burst_is_opened_as_its_packets_are_one_by_one(name, bursts, cuts, see
 
 def compare(site: Site, bursts: list[list[str]], cuts: list[int], seed: int, sources: list[bytes]) -> None:
     wire, one_by_one, at_once = Wire(site, seed), site.opener(), site.opener()
-    for kinds, cut, here in zip(bursts, cuts, sources, strict=False):
+    for now, (kinds, cut, here) in enumerate(zip(bursts, cuts, sources, strict=False)):
         buffer = wire.buffer(kinds, cut)
         size = wire.size if len(buffer) > wire.size else len(buffer)
         if not size:
             continue
         packets = [buffer[at : at + size] for at in range(0, len(buffer), size)]
-        expected = collapsed([one_by_one.open(packet, here) for packet in packets])
-        results = at_once.open_burst(buffer, size, here)
+        expected = collapsed([one_by_one.open(packet, here, now) for packet in packets])
+        results = at_once.open_burst(buffer, size, here, now)
         found = [looks(item.opened, item.frames) if isinstance(item, Burst) else item for item in results]
         assert found == expected
         assert state(at_once) == state(one_by_one)

@@ -121,7 +121,7 @@ class SimNve(SimNode):
         self._emit(self.dataplane.from_tenants(vni, [frame], self.world.now).datagrams)
 
     def receive(self, received: Received) -> None:
-        for vni, frame in self.dataplane.from_underlay([received]):
+        for vni, frame in self.dataplane.from_underlay([received], self.world.now):
             self.world.delivered(self, vni, frame)
 
     def appear(self, tenant: scene.Tenant) -> None:
