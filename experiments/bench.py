@@ -46,21 +46,39 @@ def with_profile(scenario: Scenario, profile: str) -> Scenario:
 def started(
     context: Context, scenario: Scenario, label: str, prepare: Callable[[Testbed], None] | None = None
 ) -> Iterator[Testbed]:
-    """Start a testbed, note its facts and warnings, and stop it whatever happens.
+    """Start a testbed, note its facts, offloads and warnings, and stop it whatever happens.
 
+    The facts are noted again at the end: of some offloads only use shows that the kernel does not have them.
     ``prepare`` gets the testbed when the network stands and no program of it runs yet.
     """
     context.progress.step(f"start the network ({label})", START_SECONDS)
     testbed = Testbed(scenario, context.raw(label, "testbed"), framework=context.framework)
     try:
         testbed.start(None if prepare is None else lambda: prepare(testbed))
-        facts = {**context.run.record.get("testbeds", {}), f"{context.name} {label}": testbed.facts}
-        context.run.update(testbeds=facts)
+        _note_facts(context, testbed, label)
         for text in testbed.warnings:
             context.run.warn(text)
         yield testbed
+        _note_facts(context, testbed, label)
     finally:
         testbed.stop()
+
+
+def _note_facts(context: Context, testbed: Testbed, label: str) -> None:
+    facts = {**testbed.facts, "node_offloads": node_offloads(testbed)}
+    context.run.update(testbeds={**context.run.record.get("testbeds", {}), f"{context.name} {label}": facts})
+
+
+def node_offloads(testbed: Testbed) -> dict[str, dict[str, str] | None]:
+    """Return what became of the offloads of each NVE and transit device; None for one that is away."""
+    found: dict[str, dict[str, str] | None] = {}
+    for kind in (Kind.NVE, Kind.TRANSIT):
+        for name in testbed.plan.nodes(kind):
+            try:
+                found[name] = testbed.stats(name).get("offloads")
+            except (OSError, ValueError):
+                found[name] = None
+    return found
 
 
 def records(testbed: Testbed) -> list[dict[str, Any]]:

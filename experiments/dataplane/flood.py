@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import Hosts, address_of, difference, load, started
+from experiments.bench import Hosts, address_of, difference, load, node_offloads, started
 from experiments.context import Context, ExperimentError
 from experiments.dataplane import reject
 from experiments.dataplane.flood_analysis import CONTROL_SECONDS, PROBE, SAMPLES, Point, point_seconds, points
@@ -230,8 +230,7 @@ def run(context: Context) -> None:
     ):
         for _, receiver in HOSTS.values():
             hosts.receiver(receiver)
-        offloads = {name: testbed.stats(name).get("offloads") for name in (SENDING_NVE, VICTIM)}
-        samples.write(sample("offloads", {}, offloads, "state"))
+        samples.write(sample("offloads", {}, node_offloads(testbed), "state"))
         flood = Flood(context, testbed, wires[0], hosts, samples)
         context.progress.step("controls and cost of refusals", CONTROL_SECONDS)
         reject.measure(context.random("refusals"), samples)
