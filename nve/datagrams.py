@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-MAX_SEGMENTS = 64
+MAX_DATAGRAMS = 64
 """Datagrams in one piece at most: Linux's own limit until 6.9 (UDP_MAX_SEGMENTS)."""
 MAX_PIECE = 65_000
 """Bytes of one piece at most: with its headers it is one IP packet to the kernel, on its way to the interface."""
@@ -76,7 +76,7 @@ def pieces(payloads: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
     place = 0
     while place < len(payloads):
         size, end = len(payloads[place]), place + 1
-        limit = min(len(payloads), place + MAX_SEGMENTS, place + max(1, MAX_PIECE // max(1, size)))
+        limit = min(len(payloads), place + MAX_DATAGRAMS, place + max(1, MAX_PIECE // max(1, size)))
         while end < limit and len(payloads[end]) == size:
             end += 1
         if end < limit and len(payloads[end]) < size:

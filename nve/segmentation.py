@@ -38,14 +38,6 @@ Frame = bytes | OffloadedFrame
 Segment = bytes | memoryview
 
 
-def segment_size(offloaded: OffloadedFrame) -> int:
-    """Return the bytes of the largest frame that :func:`segment` makes."""
-    header, frame = offloaded
-    if header.gso_type & ~GSO_ECN == GSO_NONE:
-        return len(frame)
-    return min(len(frame), (_payload_at(header, frame) or len(frame)) + header.gso_size)
-
-
 def segment(offloaded: OffloadedFrame, network_offset: int) -> Sequence[Segment] | None:
     """Return the frames that ``offloaded`` stands for, whole and with right checksums; None when it makes no sense.
 
