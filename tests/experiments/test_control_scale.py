@@ -12,8 +12,8 @@ from controller.authority.states import vni_entries
 from controller.inventory import parse_inventory
 from experiments.control_scale import SAMPLES, Plan, publish, run
 from experiments.control_scale_analysis import analyse, exponent, show, targets
+from experiments.control_scale_counts import FrameCount
 from experiments.control_scale_deployment import Deployment, inventory
-from experiments.control_scale_nodes import FrameCount
 from experiments.samples import SampleWriter
 from experiments.tables import read_csv
 from geneve.control import jsonrpc
