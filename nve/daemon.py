@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import secrets
-import selectors
 import socket
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from nve.control import make_agent
 from nve.datagrams import Datagram
 from nve.dataplane import Dataplane
 from nve.netlink import BridgeWatch
+from nve.poller import HasDescriptor, Poller
 from nve.presence import PortMove, Presence
 from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
@@ -38,6 +38,9 @@ BATCH = 64
 
 IDLE_INTERVAL = 1.0
 """Seconds after which the loop looks at its timers even if nothing happened."""
+
+TIMERS_INTERVAL = 0.001
+"""Seconds after which the loop looks at its timers even if there is always something to do."""
 
 log = logging.getLogger("nve")
 
@@ -70,9 +73,11 @@ class NveDaemon:
         self._bridges: dict[int, TenantBridge] = {}
         self._mtus: dict[int, int] = {}
         self._control: ControlAgent | None = None
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
+        self._limit = BATCH
+        self._timers_late = -math.inf
         with contextlib.ExitStack() as opened:
-            opened.callback(self._selector.close)
+            opened.callback(self._poller.close)
             self._underlay = UnderlaySockets(
                 config.underlay.address,
                 config.underlay.port,
@@ -105,7 +110,7 @@ class NveDaemon:
                     config.name,
                     config.nva,
                     self.apply,
-                    self._selector,
+                    self._poller,
                     signer.public_key(),
                     check=self.check,
                     refused=self._on_refused_demand,
@@ -118,8 +123,8 @@ class NveDaemon:
     def _family(self) -> int:
         return 6 if ":" in self.config.underlay.address else 4
 
-    def _watch(self, source: Any, handler: Callable[[], None]) -> None:
-        self._selector.register(source, selectors.EVENT_READ, handler)
+    def _watch(self, source: HasDescriptor | int, handler: Callable[[], None]) -> None:
+        self._poller.watch(source, lambda _readable, _writable: handler())
 
     def apply(self, state: NodeState) -> None:
         """Take over a state from the NVA or the file; ConfigError keeps the previous one."""
@@ -129,8 +134,7 @@ class NveDaemon:
         except UnderlayError as error:
             raise ConfigError(str(error)) from None
         for receiver in left:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(receiver)
+            self._poller.unwatch(receiver)
             receiver.close()
         for receiver in joined:
             self._watch(receiver, functools.partial(self._from_underlay, receiver))
@@ -236,18 +240,23 @@ class NveDaemon:
             self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
 
     def step(self) -> None:
-        """Wait for something to do, or until it is time for something, and do it."""
-        for key, events in self._selector.select(self._timeout()):
-            if self._control is not None and key.data is self._control:
-                self._control.handle(
-                    bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
-                )
-            else:
-                key.data()
+        """Do what there is to do; when there is nothing, wait for it, or until it is time for something.
+
+        Whatever can wait does so until nothing else is to be done, but not for long.
+        """
+        if self._poller.turn(0.0):
+            if time.monotonic() >= self._timers_late:
+                self._run_timers()
+            return
         self._run_timers()
+        # Who comes after a pause is most likely alone: it is served before anyone looks whether there is more.
+        self._limit = 1
+        self._poller.turn(self._timeout())
+        self._limit = BATCH
 
     def _run_timers(self) -> None:
         now = time.monotonic()
+        self._timers_late = now + TIMERS_INTERVAL
         if now >= self._resync_at:
             self._resync(now)
         for datagram in self._dataplane.run_due(now):
@@ -283,11 +292,11 @@ class NveDaemon:
     def _from_tenants(self, vni: int) -> None:
         bridge = self._bridges[vni]
         try:
-            frames = bridge.tap.read(BATCH)
+            frames = bridge.tap.read(self._limit)
         except LinkError as error:
             log.error("VNI %d is no longer served: %s", vni, error)
             self._dataplane.counters["tap_gone"] += 1
-            self._selector.unregister(bridge.tap.fd)
+            self._poller.unwatch(bridge.tap.fd)
             return
         result = self._dataplane.from_tenants(vni, frames, time.monotonic())
         for reply in result.replies:
@@ -297,7 +306,7 @@ class NveDaemon:
             self._send(datagram)
 
     def _from_underlay(self, receiver: socket.socket | None = None) -> None:
-        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH, receiver)):
+        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(self._limit, receiver)):
             if not self._bridges[vni].tap.write(frame):
                 self._dataplane.counters["tap_write_failed"] += 1
 
