@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from nve.control import make_agent
 from nve.datagrams import Datagram
 from nve.dataplane import Dataplane
 from nve.netlink import BridgeWatch
-from nve.poller import HasDescriptor, Poller
+from nve.poller import Poller
 from nve.presence import PortMove, Presence
+from nve.segmentation import Frame
 from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
-from nve.tap import LinkError, TenantBridge
+from nve.tap import LinkError, Tap, TenantBridge
 from nve.underlay import UnderlayError, UnderlaySockets
 
 BATCH = 64
@@ -91,7 +92,7 @@ class NveDaemon:
                 opened.callback(bridge.close)
             self._bridge_watch = BridgeWatch()
             opened.callback(self._bridge_watch.close)
-            self._watch(self._bridge_watch, self._from_kernel)
+            self._poller.watch(self._bridge_watch, self._from_kernel)
             for vni, bridge in self._bridges.items():
                 self._presence.add_bridge(
                     vni, socket.if_nametoindex(bridge.name), socket.if_nametoindex(bridge.tap.name)
@@ -100,7 +101,7 @@ class NveDaemon:
             if config.stats is not None:
                 stats = StatsSocket(config.stats)
                 opened.callback(stats.close)
-                self._watch(stats, lambda: stats.answer(self.document()))
+                self._poller.watch(stats, lambda *_: stats.answer(self.document()))
             if config.static_state is not None:
                 self.apply(config.static_state)
                 if config.sequence_file is not None:
@@ -123,9 +124,6 @@ class NveDaemon:
     def _family(self) -> int:
         return 6 if ":" in self.config.underlay.address else 4
 
-    def _watch(self, source: HasDescriptor | int, handler: Callable[[], None]) -> None:
-        self._poller.watch(source, lambda _readable, _writable: handler())
-
     def apply(self, state: NodeState) -> None:
         """Take over a state from the NVA or the file; ConfigError keeps the previous one."""
         self._check_serves(state)
@@ -137,7 +135,7 @@ class NveDaemon:
             self._poller.unwatch(receiver)
             receiver.close()
         for receiver in joined:
-            self._watch(receiver, functools.partial(self._from_underlay, receiver))
+            self._poller.watch(receiver, functools.partial(self._from_underlay, receiver))
         for datagram in self._dataplane.apply(state, time.monotonic()):
             self._send(datagram)
         for vni in state.vnis:
@@ -181,7 +179,7 @@ class NveDaemon:
             log.error("VNI %d: the MTU is not set everywhere: %s", vni, error)
             self._dataplane.counters["mtu_not_set"] += 1
 
-    def _from_kernel(self) -> None:
+    def _from_kernel(self, *_: bool) -> None:
         """Hear of ports and MAC addresses behind the bridges."""
         events = self._bridge_watch.read(BATCH)
         if events is None:
@@ -221,8 +219,9 @@ class NveDaemon:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         stop = StopSignal()
-        self._watch(stop, stop.note)
+        self._poller.watch(stop, lambda *_: stop.note())
         self.start()
+        gc.freeze()  # what is there by now stays: the collector need not look at it again and again
         log.info(
             "%s listens on %s port %d",
             self.config.name,
@@ -235,9 +234,9 @@ class NveDaemon:
 
     def start(self) -> None:
         """Listen to the underlay and to the tenants."""
-        self._watch(self._underlay.receiver, self._from_underlay)
+        self._poller.watch(self._underlay.receiver, functools.partial(self._from_underlay, self._underlay.receiver))
         for vni, bridge in self._bridges.items():
-            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+            self._poller.watch(bridge.tap.fd, functools.partial(self._from_tenants, vni, bridge.tap))
 
     def step(self) -> None:
         """Do what there is to do; when there is nothing, wait for it, or until it is time for something.
@@ -263,8 +262,7 @@ class NveDaemon:
             self._send(datagram)
         confirmations = self._presence.take_confirmations(now)
         for vni, frame in self._presence.take_frames():
-            if not self._bridges[vni].tap.write(frame):
-                self._dataplane.counters["tap_write_failed"] += 1
+            self._deliver(self._bridges[vni].tap, frame)
         report = self._presence.take_report(now)
         if self._control is None:
             return
@@ -289,26 +287,27 @@ class NveDaemon:
         for reason in self._underlay.send(datagram):
             self._dataplane.drops[reason] += 1
 
-    def _from_tenants(self, vni: int) -> None:
-        bridge = self._bridges[vni]
+    def _from_tenants(self, vni: int, tap: Tap, *_: bool) -> None:
         try:
-            frames = bridge.tap.read(self._limit)
+            frames = tap.read(self._limit)
         except LinkError as error:
             log.error("VNI %d is no longer served: %s", vni, error)
             self._dataplane.counters["tap_gone"] += 1
-            self._poller.unwatch(bridge.tap.fd)
+            self._poller.unwatch(tap.fd)
             return
         result = self._dataplane.from_tenants(vni, frames, time.monotonic())
-        for reply in result.replies:
-            if not bridge.tap.write(reply):
-                self._dataplane.counters["tap_write_failed"] += 1
         for datagram in result.datagrams:
             self._send(datagram)
+        for reply in result.replies:
+            self._deliver(tap, reply)
 
-    def _from_underlay(self, receiver: socket.socket | None = None) -> None:
+    def _from_underlay(self, receiver: socket.socket, *_: bool) -> None:
         for vni, frame in self._dataplane.from_underlay(self._underlay.receive(self._limit, receiver)):
-            if not self._bridges[vni].tap.write(frame):
-                self._dataplane.counters["tap_write_failed"] += 1
+            self._deliver(self._bridges[vni].tap, frame)
+
+    def _deliver(self, tap: Tap, frame: Frame) -> None:
+        if not tap.write(frame):
+            self._dataplane.counters["tap_write_failed"] += 1
 
     def document(self) -> dict[str, Any]:
         """Return what the stats socket tells: names, numbers, reasons, and options as tenants' NVEs read them.

@@ -10,6 +10,9 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+MAX_EVENTS = 32
+"""Descriptors that one turn serves; the others, if any, are served by the next ones."""
+
 Handler = Callable[[bool, bool], object]
 """Called with whether a descriptor is readable (or broken, which shows when it is read) and writable."""
 
@@ -43,7 +46,7 @@ class Poller:
 
     def turn(self, timeout: float) -> bool:
         """Handle what is ready, or is so within ``timeout`` seconds; return whether anything was."""
-        ready = self._epoll.poll(timeout)
+        ready = self._epoll.poll(timeout, MAX_EVENTS)
         for descriptor, events in ready:
             # One handler may have ended what another one waits for.
             handler = self._handlers.get(descriptor)
