@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-import selectors
 import socket
 import sys
 import time
@@ -32,6 +31,7 @@ from geneve.security.seal import Item, PacketSealer
 from geneve.security.signature import SEED_SIZE, SourceSigner
 from nve.config import load_config
 from nve.control import make_agent
+from nve.poller import Poller
 from topologies import sandbox
 
 _PATIENCE = 10.0
@@ -46,12 +46,12 @@ class Member:
 
     def __init__(self, config: Path) -> None:
         self.signer = SourceSigner.from_seed(secrets.token_bytes(SEED_SIZE))
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self.state: NodeState | None = None
         loaded = load_config(config)
         assert loaded.nva is not None
         self._agent = make_agent(
-            loaded.name, loaded.nva, self._take, self._selector, self.signer.public_key()
+            loaded.name, loaded.nva, self._take, self._poller, self.signer.public_key()
         )
 
     def _take(self, state: NodeState) -> None:
@@ -66,10 +66,7 @@ class Member:
         quiet_since, last = time.monotonic(), None
         while time.monotonic() < end:
             self._agent.run_timers(time.monotonic())
-            for _, events in self._selector.select(0.1):
-                self._agent.handle(
-                    bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
-                )
+            self._poller.turn(0.1)
             state = self.state
             found = [held for held in state.inbound if held.role is AssociationRole.MULTICAST] if state else []
             newest = next((held for held in found[::-1] if (held.sender, held.audience) == (sender, group)), None)

@@ -6,8 +6,8 @@ import base64
 import functools
 import random
 import secrets
-import selectors
 import socket
+import time
 from collections.abc import Callable
 
 from geneve.control.agent import ControlAgent
@@ -17,20 +17,21 @@ from geneve.control.protocol import Identity
 from geneve.control.session import ControlLink
 from geneve.control.state import NodeState, Role
 from geneve.control.tls import TlsFiles, client_context
+from nve.poller import Poller
 
 
 def make_agent(
     name: str,
     nva: Nva,
     apply: Callable[[NodeState], None],
-    selector: selectors.BaseSelector,
+    poller: Poller,
     signing_key: bytes,
     *,
     check: Callable[[NodeState], None] = lambda _: None,
     refused: Callable[[Demand], None] = lambda _: None,
     confirm: Callable[[int, str], None] = lambda vni, mac: None,  # noqa: ARG005
 ) -> ControlAgent:
-    """Return the agent that keeps this NVE connected; it is its descriptor's data in ``selector``.
+    """Return the agent that keeps this NVE connected, its descriptor watched by ``poller``.
 
     ``signing_key`` is the Ed25519 public key with which the NVE proves its multicast packets, 32 bytes; the
     callbacks are those of :class:`ControlAgent`. ConfigError when a certificate file cannot be used.
@@ -48,11 +49,13 @@ def make_agent(
         random=random.random,
     )
 
-    def watch(descriptor: int, for_writing: bool) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if for_writing else 0)
-        selector.register(descriptor, events, agent)
+    def handle(readable: bool, writable: bool) -> None:
+        agent.handle(readable, writable, time.monotonic())
 
-    agent = ControlAgent(link, apply, watch, selector.unregister, check=check, refused=refused, confirm=confirm)
+    def watch(descriptor: int, for_writing: bool) -> None:
+        poller.watch(descriptor, handle, for_writing)
+
+    agent = ControlAgent(link, apply, watch, poller.unwatch, check=check, refused=refused, confirm=confirm)
     return agent
 
 

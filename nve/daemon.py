@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import math
 import os
 import secrets
-import selectors
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,13 @@ from nve.control import make_agent
 from nve.datagrams import Datagram
 from nve.dataplane import Dataplane
 from nve.netlink import BridgeWatch
+from nve.poller import Poller
 from nve.presence import PortMove, Presence
+from nve.segmentation import Frame
 from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
-from nve.tap import LinkError, TenantBridge
+from nve.tap import LinkError, Tap, TenantBridge
 from nve.underlay import UnderlayError, UnderlaySockets
 
 BATCH = 64
@@ -38,6 +39,9 @@ BATCH = 64
 
 IDLE_INTERVAL = 1.0
 """Seconds after which the loop looks at its timers even if nothing happened."""
+
+TIMERS_INTERVAL = 0.001
+"""Seconds after which the loop looks at its timers even if there is always something to do."""
 
 log = logging.getLogger("nve")
 
@@ -70,9 +74,11 @@ class NveDaemon:
         self._bridges: dict[int, TenantBridge] = {}
         self._mtus: dict[int, int] = {}
         self._control: ControlAgent | None = None
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
+        self._limit = BATCH
+        self._timers_late = -math.inf
         with contextlib.ExitStack() as opened:
-            opened.callback(self._selector.close)
+            opened.callback(self._poller.close)
             self._underlay = UnderlaySockets(
                 config.underlay.address,
                 config.underlay.port,
@@ -86,7 +92,7 @@ class NveDaemon:
                 opened.callback(bridge.close)
             self._bridge_watch = BridgeWatch()
             opened.callback(self._bridge_watch.close)
-            self._watch(self._bridge_watch, self._from_kernel)
+            self._poller.watch(self._bridge_watch, self._from_kernel)
             for vni, bridge in self._bridges.items():
                 self._presence.add_bridge(
                     vni, socket.if_nametoindex(bridge.name), socket.if_nametoindex(bridge.tap.name)
@@ -95,7 +101,7 @@ class NveDaemon:
             if config.stats is not None:
                 stats = StatsSocket(config.stats)
                 opened.callback(stats.close)
-                self._watch(stats, lambda: stats.answer(self.document()))
+                self._poller.watch(stats, lambda *_: stats.answer(self.document()))
             if config.static_state is not None:
                 self.apply(config.static_state)
                 if config.sequence_file is not None:
@@ -105,7 +111,7 @@ class NveDaemon:
                     config.name,
                     config.nva,
                     self.apply,
-                    self._selector,
+                    self._poller,
                     signer.public_key(),
                     check=self.check,
                     refused=self._on_refused_demand,
@@ -118,9 +124,6 @@ class NveDaemon:
     def _family(self) -> int:
         return 6 if ":" in self.config.underlay.address else 4
 
-    def _watch(self, source: Any, handler: Callable[[], None]) -> None:
-        self._selector.register(source, selectors.EVENT_READ, handler)
-
     def apply(self, state: NodeState) -> None:
         """Take over a state from the NVA or the file; ConfigError keeps the previous one."""
         self._check_serves(state)
@@ -129,11 +132,10 @@ class NveDaemon:
         except UnderlayError as error:
             raise ConfigError(str(error)) from None
         for receiver in left:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(receiver)
+            self._poller.unwatch(receiver)
             receiver.close()
         for receiver in joined:
-            self._watch(receiver, functools.partial(self._from_underlay, receiver))
+            self._poller.watch(receiver, functools.partial(self._from_underlay, receiver))
         for datagram in self._dataplane.apply(state, time.monotonic()):
             self._send(datagram)
         for vni in state.vnis:
@@ -177,7 +179,7 @@ class NveDaemon:
             log.error("VNI %d: the MTU is not set everywhere: %s", vni, error)
             self._dataplane.counters["mtu_not_set"] += 1
 
-    def _from_kernel(self) -> None:
+    def _from_kernel(self, *_: bool) -> None:
         """Hear of ports and MAC addresses behind the bridges."""
         events = self._bridge_watch.read(BATCH)
         if events is None:
@@ -217,8 +219,9 @@ class NveDaemon:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         stop = StopSignal()
-        self._watch(stop, stop.note)
+        self._poller.watch(stop, lambda *_: stop.note())
         self.start()
+        gc.freeze()  # what is there by now stays: the collector need not look at it again and again
         log.info(
             "%s listens on %s port %d",
             self.config.name,
@@ -231,31 +234,35 @@ class NveDaemon:
 
     def start(self) -> None:
         """Listen to the underlay and to the tenants."""
-        self._watch(self._underlay.receiver, self._from_underlay)
+        self._poller.watch(self._underlay.receiver, functools.partial(self._from_underlay, self._underlay.receiver))
         for vni, bridge in self._bridges.items():
-            self._watch(bridge.tap.fd, functools.partial(self._from_tenants, vni))
+            self._poller.watch(bridge.tap.fd, functools.partial(self._from_tenants, vni, bridge.tap))
 
     def step(self) -> None:
-        """Wait for something to do, or until it is time for something, and do it."""
-        for key, events in self._selector.select(self._timeout()):
-            if self._control is not None and key.data is self._control:
-                self._control.handle(
-                    bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE), time.monotonic()
-                )
-            else:
-                key.data()
+        """Do what there is to do; when there is nothing, wait for it, or until it is time for something.
+
+        Whatever can wait does so until nothing else is to be done, but not for long.
+        """
+        if self._poller.turn(0.0):
+            if time.monotonic() >= self._timers_late:
+                self._run_timers()
+            return
         self._run_timers()
+        # Who comes after a pause is most likely alone: it is served before anyone looks whether there is more.
+        self._limit = 1
+        self._poller.turn(self._timeout())
+        self._limit = BATCH
 
     def _run_timers(self) -> None:
         now = time.monotonic()
+        self._timers_late = now + TIMERS_INTERVAL
         if now >= self._resync_at:
             self._resync(now)
         for datagram in self._dataplane.run_due(now):
             self._send(datagram)
         confirmations = self._presence.take_confirmations(now)
         for vni, frame in self._presence.take_frames():
-            if not self._bridges[vni].tap.write(frame):
-                self._dataplane.counters["tap_write_failed"] += 1
+            self._deliver(self._bridges[vni].tap, frame)
         report = self._presence.take_report(now)
         if self._control is None:
             return
@@ -280,26 +287,28 @@ class NveDaemon:
         for reason in self._underlay.send(datagram):
             self._dataplane.drops[reason] += 1
 
-    def _from_tenants(self, vni: int) -> None:
-        bridge = self._bridges[vni]
+    def _from_tenants(self, vni: int, tap: Tap, *_: bool) -> None:
         try:
-            frames = bridge.tap.read(BATCH)
+            frames = tap.read(self._limit)
         except LinkError as error:
             log.error("VNI %d is no longer served: %s", vni, error)
             self._dataplane.counters["tap_gone"] += 1
-            self._selector.unregister(bridge.tap.fd)
+            self._poller.unwatch(tap.fd)
             return
         result = self._dataplane.from_tenants(vni, frames, time.monotonic())
-        for reply in result.replies:
-            if not bridge.tap.write(reply):
-                self._dataplane.counters["tap_write_failed"] += 1
         for datagram in result.datagrams:
             self._send(datagram)
+        for reply in result.replies:
+            self._deliver(tap, reply)
 
-    def _from_underlay(self, receiver: socket.socket | None = None) -> None:
-        for vni, frame in self._dataplane.from_underlay(self._underlay.receive(BATCH, receiver), time.monotonic()):
-            if not self._bridges[vni].tap.write(frame):
-                self._dataplane.counters["tap_write_failed"] += 1
+    def _from_underlay(self, receiver: socket.socket, *_: bool) -> None:
+        packets = self._underlay.receive(self._limit, receiver)
+        for vni, frame in self._dataplane.from_underlay(packets, time.monotonic()):
+            self._deliver(self._bridges[vni].tap, frame)
+
+    def _deliver(self, tap: Tap, frame: Frame) -> None:
+        if not tap.write(frame):
+            self._dataplane.counters["tap_write_failed"] += 1
 
     def document(self) -> dict[str, Any]:
         """Return what the stats socket tells: names, numbers, reasons, and options as tenants' NVEs read them.

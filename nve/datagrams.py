@@ -13,7 +13,7 @@ MAX_PIECE = 65_000
 """Bytes of one piece at most: with its headers it is one IP packet to the kernel, on its way to the interface."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Datagram:
     """What to send to another NVE or a group: a UDP payload, the outer traffic class, the source port's index.
 
@@ -36,7 +36,7 @@ class Datagram:
         return count_of(self.payload, self.segment)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Received:
     """A datagram from the underlay: UDP payload, outer source address (4 or 16 bytes), outer traffic class.
 

@@ -1,8 +1,8 @@
 """Flows: what was decided for one packet holds for the next that looks the same, as long as nothing has changed.
 
 A key has all header bytes that a decision can depend on, so that two frames with one key get one decision. Frames whose
-headers end where they vary from packet to packet (fragments, options of IPv4, anything but TCP and UDP) have none: they
-are decided about one by one.
+headers say more (fragments, options of IPv4, neighbour discovery, anything but TCP, UDP and ICMP) have none: they are
+decided about one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ MAX_FLOWS = 32_768
 
 _IPV4 = b"\x08\x00\x45"
 _IPV6 = b"\x86\xdd"
-_TCP, _UDP = 6, 17
+_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
+_ECHO = (128, 129)
+"""ICMPv6's types of echo request and reply."""
 _ANY_FRAGMENT = 0x3F
 
 V = TypeVar("V")
@@ -23,7 +25,8 @@ V = TypeVar("V")
 def flow_key(frame: bytes) -> bytes | None:
     """Return the key of a frame's flow, or None.
 
-    Ethernet and IP headers but for lengths, identification and checksum, the ports, and where TCP's header ends.
+    Ethernet and IP headers but for lengths, identification and checksum, and the ports, for TCP also where its header
+    ends; for ICMP its type and code.
     """
     if frame[12:15] == _IPV4:
         if len(frame) < 42 or frame[20] & _ANY_FRAGMENT or frame[21]:
@@ -39,6 +42,8 @@ def flow_key(frame: bytes) -> bytes | None:
         return None
     if protocol == _UDP:
         return key
+    if protocol == _ICMP or (protocol == _ICMPV6 and frame[transport] in _ECHO):
+        return key[:-2]  # without the checksum
     if protocol != _TCP or len(frame) < transport + 20:
         return None
     offset = frame[transport + 12]

@@ -167,15 +167,14 @@ class UnderlaySockets:
         else:
             receiver.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
 
-    def receive(self, limit: int, receiver: socket.socket | None = None) -> list[Received]:
-        """Return up to ``limit`` datagrams that wait at ``receiver``: a group's socket, or else the node's own.
+    def receive(self, limit: int, receiver: socket.socket) -> list[Received]:
+        """Return up to ``limit`` datagrams that wait at ``receiver``, the node's own or a group's.
 
         Those that the kernel put together count as one; at most some 64 KiB beyond the first.
         """
         total = 0
         packets: list[Received] = []
         buffers, view = [self._buffer], self._view
-        receiver = receiver or self.receiver
         try:
             while len(packets) < limit and total < len(self._buffer):
                 size, control, _, peer = receiver.recvmsg_into(buffers, _CONTROL_SPACE)

@@ -41,7 +41,8 @@ from nve.dataplane import Dataplane
 VNI = 100
 HUB = "hub"
 FRAME_SIZE = 128
-"""Bytes of every frame: small, since what is measured is the work for a packet and not for its bytes."""
+"""Bytes of a frame: small where what is measured is the work for a packet and not for its bytes."""
+MTU = 9000
 BATCH = 64
 """Frames or datagrams in one call, as the daemon takes them from the kernel."""
 MAX_AUDIENCES = 7
@@ -66,7 +67,8 @@ _TRANSIT = Coverage(
 class Shape:
     """How large everything is: peers with an association each, policy rules, audiences of a packet (0: in clear).
 
-    With ``option`` packets carry an option of 8 bytes, which each transit device authenticates.
+    With ``option`` packets carry an option of 8 bytes, which each transit device authenticates. ``headers_only``: of
+    the inner frame only the headers are protected.
     """
 
     peers: int = 1
@@ -74,6 +76,8 @@ class Shape:
     audiences: int = 1
     option: bool = False
     flow_keys: bool = False
+    frame_size: int = FRAME_SIZE
+    headers_only: bool = False
 
 
 class Plane:
@@ -148,7 +152,7 @@ class Plane:
             for peer in peers
         ]
         return NodeState(
-            node=HUB, role=Role.NVE, vnis=(VniState(vni=VNI, mtu=1400, options=options),),
+            node=HUB, role=Role.NVE, vnis=(VniState(vni=VNI, mtu=MTU, options=options),),
             nves=tuple(
                 NveAddress(name=_name(peer), address=peer_address(peer), vnis=(VNI,), transit=self._devices())
                 for peer in peers
@@ -160,7 +164,7 @@ class Plane:
     def sealer(self, peer: int) -> PacketSealer:
         """Return the sealer of a peer for packets to the hub."""
         held = self._association(peer, AssociationRole.EGRESS, HUB)
-        return PacketSealer(VNI, OutboundAssociation(held, self._profile), self._peer_transit(peer), largest=1500)
+        return PacketSealer(VNI, OutboundAssociation(held, self._profile), self._peer_transit(peer), largest=MTU)
 
     def _peer_transit(self, peer: int) -> list[OutboundAssociation]:
         found = []
@@ -174,8 +178,8 @@ class Plane:
 class Peers:
     """The other ends: they make packets for the hub."""
 
-    def __init__(self, plane: Plane, frame_size: int = FRAME_SIZE) -> None:
-        self._frame_size = frame_size
+    def __init__(self, plane: Plane) -> None:
+        self._frame_size = plane.shape.frame_size
         self._clear = not plane.shape.audiences
         self._options = (_OPTION,) if plane.shape.option else ()
         self._sealers = [plane.sealer(peer) for peer in range(0 if self._clear else plane.shape.peers)]
@@ -194,7 +198,9 @@ class Peers:
 def _profile(shape: Shape) -> Profile:
     granularity = KeyGranularity.FLOW if shape.flow_keys else KeyGranularity.VNI
     transit = _TRANSIT if shape.audiences > 1 else None
-    return Profile(name=_PROFILE, key_granularity=granularity, transit=transit)
+    inner = InnerCoverage.HEADERS if shape.headers_only else InnerCoverage.ALL
+    egress = Coverage(authenticate_inner=inner, encrypt_inner=inner)
+    return Profile(name=_PROFILE, key_granularity=granularity, egress=egress, transit=transit)
 
 
 def _rules(shape: Shape) -> Iterator[Rule]:
@@ -234,9 +240,9 @@ def _ip_text(ip: bytes) -> str:
     return str(ipaddress.ip_address(ip))
 
 
-def frame_to(peer: int, flow: int) -> bytes:
+def frame_to(peer: int, flow: int, size: int = FRAME_SIZE) -> bytes:
     """Return a frame from the hub's tenant to that of a peer."""
-    return _frame(_tenant_mac(peer), _HUB_MAC, _HUB_IP, _tenant_ip(peer), flow, FRAME_SIZE)
+    return _frame(_tenant_mac(peer), _HUB_MAC, _HUB_IP, _tenant_ip(peer), flow, size)
 
 
 def frame_from(peer: int, flow: int, size: int = FRAME_SIZE) -> bytes:

@@ -27,9 +27,9 @@ def measure(chance: random.Random, samples: SampleWriter) -> None:
 
 
 def _round(kind: str, chance: random.Random) -> float:
-    plane = Plane(Shape(rules=2))
+    plane = Plane(Shape(rules=2, frame_size=FRAME_BYTES))
     plane.opens()
-    peers = Peers(plane, FRAME_BYTES)
+    peers = Peers(plane)
     seen = peers.packet(0, 0)
     plane.receive([seen])
     if kind == TRUE:

@@ -15,7 +15,11 @@ from experiments.dataplane.points import (
     AXES,
     FLOW_KEYS,
     FLOWS,
+    FRAME_BYTES,
+    FULL,
+    HEADERS_ONLY,
     NEW,
+    NO_PROTECTION,
     ONE,
     OPEN,
     ROUND_ROBIN,
@@ -45,9 +49,10 @@ EXPECTED: dict[tuple[str, str, str], str] = {
     (FLOWS, ZIPF, SEAL): CACHE, (FLOWS, ZIPF, OPEN): CACHE,
     (FLOWS, FLOW_KEYS, SEAL): CACHE, (FLOWS, FLOW_KEYS, OPEN): CACHE,
     (AUDIENCES, ROUND_ROBIN, SEAL): GROWS, (AUDIENCES, ROUND_ROBIN, OPEN): FLAT,
+    **{(FRAME_BYTES, series, side): GROWS for series in (NO_PROTECTION, FULL, HEADERS_ONLY) for side in SIDES},
 }  # fmt: skip
 """What each series is to look like. A tag for each audience is work that nothing can save; a flow's first packet has to
-be compared with the rules."""
+be compared with the rules. A cipher has to read what it protects, and a program to copy what it sends."""
 
 _STATISTICS = ("median", "ci_low", "ci_high", "ci_coverage", "count", "missing")
 TABLES: dict[str, tuple[str, ...]] = {
@@ -56,6 +61,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "axis", "series", "side", "expected", "verdict", "smallest", "largest", "ratio", "ratio_low", "ratio_high",
         "reference", "reference_size", "ratio_to_reference", "exponent",
     ),
+    "coverage": ("side", "size", "full_us", "ratio", "ratio_low", "ratio_high", "protection_ratio"),
     "memory": ("axis", "side", "size", "bytes_each", "bytes_low", "bytes_high", "mib", "count", "missing"),
 }  # fmt: skip
 
@@ -66,6 +72,8 @@ class ScaleResult:
 
     cost: list[dict[str, Any]] = field(default_factory=list)
     growth: list[dict[str, Any]] = field(default_factory=list)
+    coverage: list[dict[str, Any]] = field(default_factory=list)
+    """What headers only costs of what full does, and of that alone which protection adds."""
     memory: list[dict[str, Any]] = field(default_factory=list)
     bounds: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -93,6 +101,7 @@ def analyse(root: Path) -> ScaleResult:
                           (axis, series, side)}  # fmt: skip
                 if chosen:
                     result.growth.append(_growth(axis, series, side, chosen, result.bounds))
+    result.coverage = _coverage(rounds)
     result.memory = _memory(samples)
     _judge(result)
     return result
@@ -146,6 +155,25 @@ def _growth(
 def _ratios(found: dict[int, dict[int, float]], first: int, last: int) -> list[float | None]:
     """Return ratios of one round each: a drift of the machine falls on both."""
     return [found[last][number] / found[first][number] for number in found[first] if number in found[last]]
+
+
+def _coverage(rounds: dict[Point, dict[int, float]]) -> list[dict[str, Any]]:
+    rows = []
+    for side in SIDES:
+        for size in sorted({point.size for point in rounds if (point.axis, point.side) == (FRAME_BYTES, side)}):
+            none, full, headers = (
+                rounds.get(Point(FRAME_BYTES, series, size, side), {}) for series in (NO_PROTECTION, FULL, HEADERS_ONLY)
+            )
+            both = [number for number in full if number in headers]
+            ratio = summarise([headers[number] / full[number] for number in both])
+            added = [(headers[number] - none[number]) / (full[number] - none[number]) for number in both
+                     if full[number] > none.get(number, math.inf)]  # fmt: skip
+            rows.append({
+                "side": side, "size": size, "full_us": rounded(summarise(list(full.values())).median),
+                "ratio": rounded(ratio.median, 3), "ratio_low": rounded(ratio.low, 3),
+                "ratio_high": rounded(ratio.high, 3), "protection_ratio": rounded(summarise(added).median, 3),
+            })  # fmt: skip
+    return rows
 
 
 def _exponent(found: dict[int, dict[int, float]], first: int, last: int) -> float | None:
@@ -204,6 +232,7 @@ def summary(result: ScaleResult) -> dict[str, Any]:
     """Return the experiment's part of summary.json."""
     return {
         "interval": "order statistics of the rounds; ratios are of one round",
-        "bounds": result.bounds, "cost": result.cost, "growth": result.growth, "memory": result.memory,
+        "bounds": result.bounds, "cost": result.cost, "growth": result.growth,
+        "coverage": result.coverage, "memory": result.memory,
         "failures": result.failures, "warnings": result.warnings,
     }  # fmt: skip

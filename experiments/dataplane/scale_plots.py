@@ -10,7 +10,11 @@ from experiments.dataplane.points import (
     AUDIENCES,
     FLOW_KEYS,
     FLOWS,
+    FRAME_BYTES,
+    FULL,
+    HEADERS_ONLY,
     NEW,
+    NO_PROTECTION,
     ONE,
     OPEN,
     ROUND_ROBIN,
@@ -23,11 +27,12 @@ from experiments.dataplane.points import (
 from experiments.dataplane.scale_analysis import ScaleResult
 from experiments.plotting import Plot, error_bars, figure, save
 
-_HOW = (
+_READ = (
     "Medians of the rounds with order-statistics intervals; both axes logarithmic. Filled, solid: sealing, from the "
-    "tenant's frame to the datagram; hollow, dashed: opening, from the datagram to the frame. Frames of 128 bytes, "
-    "64 in a call, no system calls."
+    "tenant's frame to the datagram; hollow, dashed: opening, from the datagram to the frame. 64 frames in a call, no "
+    "system calls."
 )
+_HOW = f"{_READ} Frames of 128 bytes."
 PLOTS = {
     ASSOCIATIONS: Plot(
         "dataplane-scale-associations", "Cost per packet and associations",
@@ -51,9 +56,18 @@ PLOTS = {
         "As the other plots, linear axes. 0: in clear; 1: the egress NVE; up to six transit devices before it, each "
         "with a tag of its own, and no more options fit into a packet. The egress NVE opens its own only.",
     ),
+    FRAME_BYTES: Plot(
+        "dataplane-scale-frame-bytes", "Cost per packet and bytes of a frame",
+        f"{_READ} Frames of one flow that follow each other, so all of a call are sealed and opened together, as in a "
+        "bulk transfer. None: in clear; full: the whole frame encrypted; headers only: its L2 to L4 headers.",
+    ),
 }  # fmt: skip
-_MARKERS = {ROUND_ROBIN: "o", ONE: "s", NEW: "^", ZIPF: "D", FLOW_KEYS: "v"}
-_GREYS = {ROUND_ROBIN: "0", ONE: "0.55", NEW: "0.55", ZIPF: "0.55", FLOW_KEYS: "0.3"}
+_X_LABELS = {RULES: "policy rules", AUDIENCES: "audiences of a packet", FRAME_BYTES: "bytes of a frame"}
+_FRAME_TICKS = (64, 256, 512, 1400, 2800, 8900)
+_MARKERS = {ROUND_ROBIN: "o", ONE: "s", NEW: "^", ZIPF: "D", FLOW_KEYS: "v", NO_PROTECTION: "s", FULL: "o",
+            HEADERS_ONLY: "^"}  # fmt: skip
+_GREYS = {ROUND_ROBIN: "0", ONE: "0.55", NEW: "0.55", ZIPF: "0.55", FLOW_KEYS: "0.3", NO_PROTECTION: "0.7", FULL: "0",
+          HEADERS_ONLY: "0.45"}  # fmt: skip
 
 
 def draw(result: ScaleResult, folder: Path) -> list[Plot]:
@@ -90,8 +104,11 @@ def _one(axis: str, rows: list[dict[str, Any]], bounds: dict[str, int]) -> Any:
         axes.set_xscale("log")
         axes.set_yscale("log")
         _plain_ticks(axes, rows)
+    if axis == FRAME_BYTES:
+        axes.set_xticks(_FRAME_TICKS, [str(tick) for tick in _FRAME_TICKS])
+        axes.xaxis.minorticks_off()
     axes.set_ylabel("\N{GREEK SMALL LETTER MU}s per packet")
-    axes.set_xlabel({RULES: "policy rules", AUDIENCES: "audiences of a packet"}.get(axis, axis))
+    axes.set_xlabel(_X_LABELS.get(axis, axis))
     drawing.legend(loc="outside upper center", ncols=2 if len(SERIES[axis]) > 1 else 1)
     return drawing
 

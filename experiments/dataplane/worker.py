@@ -26,8 +26,11 @@ from experiments.dataplane.points import (
     AUDIENCES,
     FLOW_KEYS,
     FLOWS,
+    FRAME_BYTES,
+    HEADERS_ONLY,
     KNOWN_FLOWS,
     NEW,
+    NO_PROTECTION,
     ONE,
     OPEN,
     RULES,
@@ -53,6 +56,9 @@ def shape_of(point: Point) -> Shape:
         return replace(shape, rules=point.size)
     if point.axis == AUDIENCES:
         return replace(shape, audiences=point.size, option=True)
+    if point.axis == FRAME_BYTES:
+        audiences = 0 if point.series == NO_PROTECTION else 1
+        return replace(shape, frame_size=point.size, audiences=audiences, headers_only=point.series == HEADERS_ONLY)
     return replace(shape, flow_keys=point.series == FLOW_KEYS)
 
 
@@ -61,6 +67,8 @@ def places(point: Point, seed: int) -> Iterator[Place]:
     if point.axis == ASSOCIATIONS:
         turns = [(peer, 0) for peer in range(point.size)]
         return itertools.repeat((0, 0)) if point.series == ONE else itertools.cycle(turns)
+    if point.axis == FRAME_BYTES:
+        return itertools.repeat((0, 0))
     if point.axis == FLOWS and point.series == ZIPF:
         return _zipf(point.size, random.Random(seed))
     if point.series == NEW:
@@ -101,7 +109,8 @@ class Station:
             left -= 4096
 
     def _frames(self, count: int) -> list[bytes]:
-        return [frame_to(*place) for place in itertools.islice(self._places, count)]
+        size = self._plane.shape.frame_size
+        return [frame_to(*place, size) for place in itertools.islice(self._places, count)]
 
     def _packets(self, count: int) -> list[Any]:
         return [self._peers.packet(*place) for place in itertools.islice(self._places, count)]

@@ -17,7 +17,11 @@ from experiments.dataplane.points import (
     AUDIENCES,
     FLOW_KEYS,
     FLOWS,
+    FRAME_BYTES,
+    FULL,
+    HEADERS_ONLY,
     NEW,
+    NO_PROTECTION,
     ONE,
     OPEN,
     ROUND_ROBIN,
@@ -30,12 +34,12 @@ from experiments.dataplane.points import (
     Point,
     all_points,
 )
-from experiments.dataplane.worker import Station, places, weigh
+from experiments.dataplane.worker import Station, places, shape_of, weigh
 from geneve.header import MAX_OPTIONS_SIZE
 from geneve.security.option import SECURITY_OPTION_SIZE
 from tests.experiments.synthetic import write_lines
 
-SMALL = {ASSOCIATIONS: 3, RULES: 5, FLOWS: 70, AUDIENCES: 7}
+SMALL = {ASSOCIATIONS: 3, RULES: 5, FLOWS: 70, AUDIENCES: 7, FRAME_BYTES: 8900}
 
 
 @pytest.mark.parametrize(
@@ -134,8 +138,24 @@ def test_what_is_flat_is_called_flat_and_beyond_the_cache_it_need_not_be(tmp_pat
     assert row["ratio_to_reference"] == 3
     assert {row["bytes_each"] for row in result.memory} == {500}
     analysis.write_tables(result, tmp_path)
-    assert len(scale_plots.draw(result, tmp_path)) == 4
+    assert len(scale_plots.draw(result, tmp_path)) == 5
     json.dumps(analysis.summary(result))
+
+
+def test_frames_are_as_long_as_the_point_says_and_protected_as_far():
+    for series, overhead in ((NO_PROTECTION, 8), (FULL, 40), (HEADERS_ONLY, 44)):
+        peers = Peers(Plane(shape_of(Point(FRAME_BYTES, series, 1400, OPEN))))
+        packet = peers.packet(0, 0).payload
+        assert len(packet) == 1400 + overhead
+        assert (bytes(1300) in packet) == (series != FULL)
+
+
+def test_what_headers_only_saves_is_told_of_the_whole_and_of_what_protection_adds(tmp_path):
+    costs = {NO_PROTECTION: 1.0, FULL: 5.0, HEADERS_ONLY: 3.0}
+    result = analyse(tmp_path, made_up(lambda point: costs.get(point.series, 1.0)))
+    assert len(result.coverage) == 2 * len(SIZES[FRAME_BYTES])
+    for row in result.coverage:
+        assert (row["ratio"], row["ratio_low"], row["ratio_high"], row["protection_ratio"]) == (0.6, 0.6, 0.6, 0.5)
 
 
 def test_what_should_be_flat_and_is_not_is_named(tmp_path):
