@@ -41,7 +41,7 @@ from geneve.security.unseal import read_sealed, unseal
 
 _OWN_HEADS = frozenset(SECURITY_CLASS.to_bytes(2, "big") + bytes([kind]) for kind in (TRANSIT_TYPE, GROUP_TYPE))
 _VNI = FIELD_MASKS[HeaderField.VNI]
-MIN_RUN = 6
+MIN_RUN = 9
 """Packets from which on it pays to verify them at once."""
 
 NONCE_SIZE = SALT_SIZE + SEQUENCE_SIZE
