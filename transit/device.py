@@ -161,6 +161,8 @@ class TransitDevice:
             if isinstance(verdict, Proof) and not verdict.revealed:
                 # Packets that prove the same follow each other as a rule: what follows is worked out for all of them.
                 following = index + 1
+                if verdicts.count(verdict) == count:
+                    following = count
                 while following < count and verdicts[following] is verdict:
                     following += 1
                 handling: Handling = verdict.note or self._prepare(verdict, frame[at : min(at + size, end)])

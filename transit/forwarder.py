@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from operator import attrgetter
 
 from geneve.outer import locate
 from geneve.vnet import GSO_UDP, NEEDS_CHECKSUM, PLAIN_BYTES, parse_vnet
@@ -19,6 +21,16 @@ SendWhole = Callable[[bytes, bytes], bool | None]
 """As :data:`Send`, a frame with its virtio header; None if the kernel cannot segment it, and others may have to."""
 _Context = tuple[Sequence[Decision], bytes]
 """What a delayed frame has with it: what was decided about it, and its virtio header."""
+
+
+_FORWARDS = attrgetter("forward")
+
+
+@lru_cache(maxsize=1024)  # few kinds of datagrams, many of each
+def _datagram_size(vnet: bytes) -> int:
+    """Return the bytes of each datagram that the frame with this virtio header stands for; 0 if it is one frame."""
+    header = parse_vnet(vnet)
+    return header.gso_size if header.gso_type == GSO_UDP else 0
 
 
 class Forwarder:
@@ -62,7 +74,7 @@ class Forwarder:
         """Take frames with their receive time and virtio header from port ``ingress``, as :meth:`receive`."""
         process, egress = self.device.process_segments, 1 - ingress
         for frame, received_ns, vnet in arrivals:
-            size = parse_vnet(vnet).gso_size if vnet[1] == GSO_UDP else 0
+            size = _datagram_size(vnet) if vnet is not PLAIN_BYTES else 0
             decisions = process(frame, size, ingress, received_ns)
             if len(decisions) > 1:
                 self._forward_segments(frame, vnet, size, decisions, egress, now)
@@ -81,10 +93,12 @@ class Forwarder:
         self, frame: bytes, vnet: bytes, size: int, decisions: Sequence[Decision], egress: int, now: float
     ) -> None:
         """Forward a frame that stands for as many packets as there are ``decisions``."""
-        refused = [decision.outcome for decision in decisions if not decision.forward]
-        for outcome in refused:
-            self._refused[outcome] += 1
-        if refused or self._impairments or self._transmit(frame, vnet, decisions, egress, now) is None:
+        whole = all(map(_FORWARDS, decisions))
+        if not whole:
+            for decision in decisions:
+                if not decision.forward:
+                    self._refused[decision.outcome] += 1
+        if not whole or self._impairments or self._transmit(frame, vnet, decisions, egress, now) is None:
             self._send_cut(frame, vnet, size, decisions, egress, now)
 
     def _send_cut(

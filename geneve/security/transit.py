@@ -10,9 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import pairwise, repeat
+from itertools import starmap
 from typing import Any, NamedTuple
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 
 from geneve.control.profile import InnerCoverage
@@ -23,6 +24,7 @@ from geneve.header import BASE_HEADER_SIZE, FIELD_MASKS, BaseHeader, HeaderField
 from geneve.option import OPTION_HEADER_SIZE, Option
 from geneve.security.aad import Range, join_ranges
 from geneve.security.association import InboundAssociation
+from geneve.security.keys import SALT_SIZE
 from geneve.security.layout import MAX_LAYOUTS, Layout, LayoutCache, Place, cut
 from geneve.security.open import read_options
 from geneve.security.option import (
@@ -30,6 +32,7 @@ from geneve.security.option import (
     SECURITY_CLASS,
     SEQUENCE_SIZE,
     SPI_SIZE,
+    TAG_SIZE,
     TRANSIT_TYPE,
     OptionSpan,
     SecuritySpan,
@@ -38,8 +41,10 @@ from geneve.security.unseal import read_sealed, unseal
 
 _OWN_HEADS = frozenset(SECURITY_CLASS.to_bytes(2, "big") + bytes([kind]) for kind in (TRANSIT_TYPE, GROUP_TYPE))
 _VNI = FIELD_MASKS[HeaderField.VNI]
-MIN_RUN = 3
-"""Packets from which on it pays to verify them by columns."""
+MIN_RUN = 9
+"""Packets from which on it pays to verify them at once."""
+
+NONCE_SIZE = SALT_SIZE + SEQUENCE_SIZE
 
 _KEY_SIZE = BASE_HEADER_SIZE + OPTION_HEADER_SIZE
 
@@ -97,7 +102,7 @@ class Verified(NamedTuple):
 class _Step:
     """One option addressed to the device, in packets of one layout: what is to be verified, and where it stands."""
 
-    __slots__ = ("_aad", "_ranges", "_simple", "_whole", "association", "bare", "place", "sequence")
+    __slots__ = ("_simple", "_whole", "aad", "association", "bare", "place", "ranges", "sequence")
 
     def __init__(self, association: InboundAssociation, layout: Layout, span: SecuritySpan, packet: bytes) -> None:
         """Raise ParseError when the option at ``span`` has no room for what the association puts into it."""
@@ -112,8 +117,8 @@ class _Step:
         varying = [(other.start, other.end if other.end != place.end else place.sealed) for other in layout.spans]
         first, *others = place.plan.parts(packet, varying)
         assert isinstance(first, bytes)
-        self._aad = first
-        self._ranges = tuple(join_ranges([part for part in others if not isinstance(part, bytes)]))
+        self.aad = first
+        self.ranges = tuple(join_ranges([part for part in others if not isinstance(part, bytes)]))
 
     def unseal(self, buffer: bytes, start: int, end: int) -> bytes | None:
         """Verify the tag of the packet from ``start`` to ``end``; return the sealed part, None if it does not hold."""
@@ -121,8 +126,8 @@ class _Step:
         if not self._simple:
             unsealed = unseal(self.association, place, buffer[start:end])
             return None if unsealed is None else unsealed[0]
-        aad = self._aad
-        for first, last in self._ranges:
+        aad = self.aad
+        for first, last in self.ranges:
             aad += buffer[start + first : start + last]
         if self._whole:
             aad += buffer[start + place.payload : end]
@@ -134,49 +139,52 @@ class _Step:
             return None
 
 
-class _Columns:
-    """Verifies a run of packets by columns: all numbers, all nonces, all associated data, all tags.
+class _Matrix:
+    """Verifies a run of packets at once: a matrix with a row for each, and what is looked at in all of them as columns.
 
-    For one option addressed to the device, of which nothing is sealed and whose tag leaves out the inner frame.
+    For one option addressed to the device, of which nothing is sealed and whose tag leaves out the inner frame. What
+    the AEAD takes of a packet, nonce, tag and associated data, is one row of another matrix.
     """
 
-    __slots__ = ("_association", "_constants", "_fields", "_parts", "_sequence", "_tag")
+    __slots__ = ("_association", "_copies", "_end", "_expected", "_mask", "_row", "_takes")
 
     def __init__(self, packet: bytes, layout: Layout, step: _Step, constant: Sequence[Range]) -> None:
         """``constant`` is where all packets of the plan are as ``packet``: base header, option heads and SPIs."""
         place = step.place
         self._association = step.association
-        own = (place.sequence, place.sequence_end), (place.tag, place.end)
-        varying: list[Range] = []
-        for (_, start), (end, _) in pairwise([*constant, (layout.end, layout.end)]):
-            # The own number and tag are fields of their own, with nothing between them.
-            varying += own if start == place.sequence else [(start, end)] if start < end else []
-        fields = sorted([*constant, *varying])
-        index = {field: number for number, field in enumerate(fields)}
-        self._fields = tuple(fields)
-        self._constants = [(index[field], packet[slice(*field)]) for field in constant]
-        self._sequence, self._tag = index[own[0]], index[own[1]]
-        self._parts = [part if isinstance(part, bytes) else index[part] for part in place.plan.parts(packet, varying)]
+        self._end = layout.end
+        self._mask = np.zeros(layout.end, np.uint8)
+        for start, end in constant:
+            self._mask[start:end] = 0xFF
+        self._expected = (np.frombuffer(packet, np.uint8, layout.end) & self._mask).tobytes()
+        row = step.association.key.salt + bytes(SEQUENCE_SIZE + TAG_SIZE) + step.aad
+        # Nothing stands between number and tag, as nothing is sealed.
+        self._copies = [(slice(SALT_SIZE, NONCE_SIZE + TAG_SIZE), slice(place.sequence, place.end))]
+        for start, end in step.ranges:
+            self._copies.append((slice(len(row), len(row) + end - start), slice(start, end)))
+            row += bytes(end - start)
+        self._row = np.frombuffer(row, np.uint8)
+        self._takes = struct.Struct(f"{NONCE_SIZE}s{TAG_SIZE}s{len(row) - NONCE_SIZE - TAG_SIZE}s").iter_unpack
 
     def verify(self, buffer: bytes, start: int, size: int, count: int) -> int:
         """Verify and commit packets of ``size`` bytes from ``start`` on; return how many, up to the first that fails.
 
         0 as well when they are not all of the plan, with numbers that rise: each is then to be looked at alone.
         """
-        end = start + size * count
-        columns = list(zip(*cut(self._fields, size).iter_unpack(memoryview(buffer)[start:end]), strict=True))
-        for index, value in self._constants:
-            if columns[index].count(value) != count:
-                return 0
-        sequences = columns[self._sequence]
-        numbers = struct.unpack(f"!{count}Q", b"".join(sequences))
-        window, key = self._association.window, self._association.key
+        packets = np.frombuffer(buffer, np.uint8, size * count, start).reshape(count, size)
+        if (packets[:, : self._end] & self._mask).tobytes() != self._expected * count:
+            return 0
+        rows = np.empty((count, self._row.size), np.uint8)
+        rows[:] = self._row
+        for target, source in self._copies:
+            rows[:, target] = packets[:, source]
+        numbers = struct.unpack(f"!{count}Q", rows[:, SALT_SIZE:NONCE_SIZE].tobytes())
+        window = self._association.window
         if not window.all_ahead(numbers):
             return 0
-        aads = zip(*[repeat(part) if isinstance(part, bytes) else columns[part] for part in self._parts], strict=False)
         done: list[bytes] = []
         with suppress(InvalidTag):
-            done += map(key.aead.decrypt, map(key.salt.__add__, sequences), columns[self._tag], map(b"".join, aads))
+            done.extend(starmap(self._association.key.aead.decrypt, self._takes(rows.tobytes())))
         window.commit_all(numbers[: len(done)])
         return len(done)
 
@@ -185,10 +193,10 @@ class _Plan:
     """All that packets of one layout, one set of SPIs and one outer source have in common.
 
     ``outcome`` is what they prove once all steps have verified, None if that depends on what is sealed in them.
-    ``columns`` verify many of them at a time, where the case is simple enough.
+    ``matrix`` verifies many of them at a time, where the case is simple enough.
     """
 
-    __slots__ = ("columns", "constants", "end", "fields", "layout", "outcome", "steps")
+    __slots__ = ("constants", "end", "fields", "layout", "matrix", "outcome", "steps")
 
     def __init__(self, packet: bytes, layout: Layout, steps: Sequence[_Step]) -> None:
         self.layout, self.end = layout, layout.end
@@ -202,11 +210,11 @@ class _Plan:
         self.fields = cut(tuple(constant), layout.end).unpack_from
         self.constants = self.fields(packet)
         self.outcome: Proof | DropReason | None = None
-        self.columns: _Columns | None = None
+        self.matrix: _Matrix | None = None
         if all(step.place.sealed == step.place.tag for step in steps):
             self.outcome = _collect(steps, [b""] * len(steps), layout)
             if len(steps) == 1 and steps[0].bare:
-                self.columns = _Columns(packet, layout, steps[0], constant)
+                self.matrix = _Matrix(packet, layout, steps[0], constant)
 
 
 class TransitVerifier:
@@ -249,8 +257,8 @@ class TransitVerifier:
             start += size
             plan = self._find_plan(buffer, start, min(start + size, end), source)
         count = (end - start) // size
-        if plan is not None and plan.columns is not None and count >= MIN_RUN:
-            verified = plan.columns.verify(buffer, start, size, count)
+        if plan is not None and plan.matrix is not None and count >= MIN_RUN:
+            verified = plan.matrix.verify(buffer, start, size, count)
             verdicts += [plan.outcome] * verified
             start += verified * size
         for at in range(start, end, size):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from geneve.option import Option
 from geneve.outer import internet_checksum, locate
 from geneve.security.association import InboundAssociation, OutboundAssociation
 from geneve.security.seal import PacketSealer
-from geneve.security.transit import Proof, TransitVerifier
+from geneve.security.transit import MIN_RUN, Proof, TransitVerifier
 from geneve.tags import TAG_CLASS, TAG_TYPE, build_tag
 from geneve.telemetry import build_telemetry
 from geneve.vnet import GSO_UDP, NEEDS_CHECKSUM, PLAIN_BYTES, VnetHeader, parse_vnet
@@ -100,8 +101,10 @@ changes = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["tamper", "repe
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from([FULL, TAGGED, WHOLE_INNER, HEADERS_INNER]), changes, st.integers(0, 170), st.integers(1, 255),
-       st.booleans())  # fmt: skip
-def test_a_burst_is_verified_as_its_packets_one_by_one(profile, made, position: int, flip: int, warm: bool) -> None:
+       st.booleans(), st.sampled_from([2, MIN_RUN]))  # fmt: skip
+def test_a_burst_is_verified_as_its_packets_one_by_one(
+    profile, made, position: int, flip: int, warm: bool, least: int
+) -> None:
     packets = packets_of(10, profile, lambda _: (build_tag(1, 2),))
     size = len(packets[0])
     for index, kind in made:
@@ -120,7 +123,8 @@ def test_a_burst_is_verified_as_its_packets_one_by_one(profile, made, position: 
     first = seal(make_sealer(profile=profile), build_telemetry(1, 1), build_tag(3, 4))  # another packet number 1
     if warm:
         assert isinstance(together.verify(first, HERE), type(alone.verify(first, HERE)))
-    burst = together.verify_burst(buffer, 3, size, len(buffer), HERE)
+    with mock.patch("geneve.security.transit.MIN_RUN", least):
+        burst = together.verify_burst(buffer, 3, size, len(buffer), HERE)
     single = [alone.verify_burst(packet, 0, size, size, HERE)[0] for packet in packets]
     assert comparable(burst, packets) == comparable(single, packets)
     probe = [together.verify(packet, HERE) for packet in packets]
