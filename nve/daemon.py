@@ -75,7 +75,6 @@ class NveDaemon:
         self._mtus: dict[int, int] = {}
         self._control: ControlAgent | None = None
         self._poller = Poller()
-        self._limit = BATCH
         self._timers_late = -math.inf
         with contextlib.ExitStack() as opened:
             opened.callback(self._poller.close)
@@ -248,10 +247,7 @@ class NveDaemon:
                 self._run_timers()
             return
         self._run_timers()
-        # Who comes after a pause is most likely alone: it is served before anyone looks whether there is more.
-        self._limit = 1
         self._poller.turn(self._timeout())
-        self._limit = BATCH
 
     def _run_timers(self) -> None:
         now = time.monotonic()
@@ -289,7 +285,7 @@ class NveDaemon:
 
     def _from_tenants(self, vni: int, tap: Tap, *_: bool) -> None:
         try:
-            frames = tap.read(self._limit)
+            frames = tap.read(BATCH)
         except LinkError as error:
             log.error("VNI %d is no longer served: %s", vni, error)
             self._dataplane.counters["tap_gone"] += 1
@@ -302,7 +298,7 @@ class NveDaemon:
             self._deliver(tap, reply)
 
     def _from_underlay(self, receiver: socket.socket, *_: bool) -> None:
-        packets = self._underlay.receive(self._limit, receiver)
+        packets = self._underlay.receive(BATCH, receiver)
         for vni, frame in self._dataplane.from_underlay(packets, time.monotonic()):
             self._deliver(self._bridges[vni].tap, frame)
 
