@@ -7,6 +7,7 @@ checksum holds only the pseudo-header's sum.
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ PLAIN = VnetHeader()
 PLAIN_BYTES = bytes(VNET_HEADER_SIZE)
 
 
-def parse_vnet(data: bytes | bytearray | memoryview) -> VnetHeader:
+@functools.lru_cache(maxsize=1024)  # the kernel writes few kinds, and many of each
+def parse_vnet(data: bytes) -> VnetHeader:
     """Read the header in front of a frame; struct.error when ``data`` has less than ten bytes."""
     return VnetHeader._make(_HEADER.unpack_from(data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from geneve.control.demand import Demand
@@ -215,7 +215,7 @@ class Dataplane:
 
     # Packets --------------------------------------------------------------------------------------------
 
-    def from_tenants(self, vni: int, frames: Iterable[Frame], now: float = 0.0) -> Outbound:
+    def from_tenants(self, vni: int, frames: Sequence[Frame], now: float = 0.0) -> Outbound:
         """Encapsulate frames that tenants of ``vni`` sent; drops are counted, never raised."""
         return self._encapsulator.from_tenants(vni, frames, now)
 

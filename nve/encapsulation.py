@@ -36,7 +36,7 @@ from nve.flows import flow_key
 from nve.presence import Presence
 from nve.probes import PROBE_MAC
 from nve.sealers import Key, Target, sealer_key
-from nve.segmentation import Frame, Segment, segment
+from nve.segmentation import Frame, Segment, finish_all, segment
 from nve.tables import Group, VirtualNetwork
 from nve.too_big import ErrorRate, build_too_big
 from nve.waiting import Waiting, WaitingFrames, unmapped
@@ -120,19 +120,18 @@ class Encapsulator:
 
     # Frames -----------------------------------------------------------------------------------------------
 
-    def from_tenants(self, vni: int, frames: Iterable[Frame], now: float) -> Outbound:
+    def from_tenants(self, vni: int, frames: Sequence[Frame], now: float) -> Outbound:
         """Encapsulate frames that tenants of ``vni`` sent; drops are counted, never raised."""
         work = Work()
         network = self.applied.networks.get(vni)
         if network is None:
-            count = sum(1 for _ in frames)
-            self._counters["frames_from_tenants"] += count
-            self._drops[DropReason.UNKNOWN_VNI] += count
+            self._counters["frames_from_tenants"] += len(frames)
+            self._drops[DropReason.UNKNOWN_VNI] += len(frames)
             return work.result
         outgoing, known = self.applied.outgoing, self._presence.known
         burst: list[Segment] = []
         last: OutboundFlow | None = None
-        for item in frames:
+        for item in finish_all(frames):
             frame = item if isinstance(item, bytes) else item.frame
             key = flow_key(frame)
             flow = None if key is None else outgoing.get((vni, key))

@@ -22,6 +22,8 @@ MAX_SEGMENTS = 4096
 
 _UDP_HEADER = 8
 _UDP_CHECKSUM_AT = 6
+_LEAST_TOGETHER = 16
+"""Frames from which it pays to finish them at once."""
 _LEAST_NUMPY = 512
 """Bytes from which NumPy sums faster than Python's integers do."""
 
@@ -66,6 +68,52 @@ def finish_checksum(header: VnetHeader, frame: bytes) -> bytes | None:
         return None
     value = _checksum(frame[start:]) or 0xFFFF  # zero would say that there is none (RFC 768)
     return b"".join((frame[:at], value.to_bytes(2, "big"), frame[at + 2 :]))
+
+
+def finish_all(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return ``frames`` in order, those whole that only lack a checksum and are several alike, one behind the other.
+
+    Any other, and one of which the virtio header makes no sense, stays as it is: for :func:`segment`.
+    """
+    finished: list[Frame] = []
+    place = 0
+    while place < len(frames):
+        run = _unfinished(frames, place)
+        count = max(1, len(run))
+        finished += frames[place : place + count] if count < _LEAST_TOGETHER else _finish(run)
+        place += count
+    return finished
+
+
+def _unfinished(frames: Sequence[Frame], place: int) -> list[OffloadedFrame]:
+    """Return the frames from ``place`` on that only lack a checksum and have the same size and the same to be done."""
+    run: list[OffloadedFrame] = []
+    header, size = VnetHeader(), 0
+    for frame in frames[place:]:
+        if isinstance(frame, bytes):
+            break
+        if not run:
+            header, size = frame.header, len(frame.frame)
+            start, at = header.checksum_start, header.checksum_start + header.checksum_offset
+            if header.gso_type != GSO_NONE or not header.flags & NEEDS_CHECKSUM or at + 2 > size or start % 2:
+                break
+        elif frame.header != header or len(frame.frame) != size:
+            break
+        run.append(frame)
+    return run
+
+
+def _finish(run: Sequence[OffloadedFrame]) -> list[bytes]:
+    """Do what :func:`finish_checksum` does for frames of one size and with one header."""
+    header, size = run[0].header, len(run[0].frame)
+    width = size + size % 2
+    rest = b"\0" if size % 2 else b""
+    rows = np.frombuffer(bytearray(b"".join([item.frame + rest for item in run])), np.uint8).reshape(len(run), width)
+    values = 0xFFFF - swapped(sum16(rows, header.checksum_start))
+    values[values == 0] = 0xFFFF
+    put16(rows, header.checksum_start + header.checksum_offset, values)
+    whole = rows.tobytes()
+    return [whole[at : at + size] for at in range(0, len(whole), width)]
 
 
 def _checksum(data: bytes) -> int:

@@ -104,7 +104,7 @@ class Tap:
                 if head[1] == GSO_NONE and not head[0] & NEEDS_CHECKSUM:
                     frames.append(frame)
                 else:
-                    frames.append(OffloadedFrame(parse_vnet(head), frame))
+                    frames.append(OffloadedFrame(parse_vnet(bytes(head)), frame))
         except BlockingIOError:
             pass
         except OSError as error:

@@ -14,7 +14,7 @@ from scapy.packet import Packet, Raw
 
 from geneve.vnet import GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP, NEEDS_CHECKSUM, PLAIN, VnetHeader
 from nve.merging import merge
-from nve.segmentation import Frame, OffloadedFrame, finish_checksum, segment
+from nve.segmentation import Frame, OffloadedFrame, finish_all, finish_checksum, segment
 
 MACS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 
@@ -122,6 +122,46 @@ def test_a_checksum_left_to_a_device_is_filled_in(version: int, size: int, trans
     whole = finish_checksum(frame.header._replace(gso_type=0), frame.frame)
     assert whole == bytes(packet) == rebuilt(bytes(packet))
     assert finish_checksum(PLAIN, frame.frame) == frame.frame, "not asked for"
+
+
+def as_cut(frame: Frame) -> list[bytes] | None:
+    """Return the frames that one frame stands for, itself where it is whole, None for nonsense."""
+    if isinstance(frame, bytes):
+        return [frame]
+    cut = segment(frame, 14)
+    return None if cut is None else [bytes(piece) for piece in cut]
+
+
+UNFINISHED = st.builds(
+    VnetHeader, st.sampled_from([0, 1, 1, 1, 3]), st.sampled_from([0, 0, 0, GSO_UDP, GSO_TCPV4]), st.just(0),
+    st.just(30), st.sampled_from([34, 34, 33, 0, 54]), st.sampled_from([6, 16, 90]),
+)  # fmt: skip
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_frames_finished_together_are_those_finished_one_by_one(data: st.DataObject) -> None:
+    frames: list[Frame] = []
+    for _ in range(data.draw(st.integers(0, 4))):
+        header, size = data.draw(UNFINISHED), data.draw(st.integers(14, 120))
+        for number in range(data.draw(st.sampled_from([1, 3, 15, 16, 17, 40]))):
+            body = bytes((number * 31 + place * 7) & 0xFF for place in range(size))
+            whole = data.draw(st.sampled_from([False] * 30 + [True]))
+            frames.append(body if whole else OffloadedFrame(header, body))
+    together = finish_all(frames)
+    assert [as_cut(frame) for frame in together] == [as_cut(frame) for frame in frames]
+
+
+def test_a_run_of_frames_that_lack_only_their_checksum_is_finished_at_once() -> None:
+    packets = [bytes(network_header(4) / UDP(sport=50001, dport=50002) / Raw(bytes([n] * 700))) for n in range(40)]
+    frames = [offloaded(Ether(packet), 0)[0] for packet in packets]
+    frames = [frame._replace(header=frame.header._replace(gso_type=0)) for frame in frames]
+    assert finish_all(frames) == packets
+    header = VnetHeader(NEEDS_CHECKSUM, 0, 0, 0, 34, 6)
+    zero = bytes(40) + b"\xff\xff" + bytes(40)
+    finished = bytes(zero)
+    assert finish_all([OffloadedFrame(header, zero)] * 20) == [finished] * 20, "a sum of zero, which UDP must not say"
+    assert [isinstance(frame, bytes) for frame in finish_all(frames[:3])] == [False] * 3, "too few to be worth it"
 
 
 @given(st.binary(max_size=120), st.tuples(*[st.integers(0, 255)] * 2, *[st.integers(0, 200)] * 4))
