@@ -128,27 +128,35 @@ class Encapsulator:
             self._counters["frames_from_tenants"] += len(frames)
             self._drops[DropReason.UNKNOWN_VNI] += len(frames)
             return work.result
-        outgoing, known = self.applied.outgoing, self._presence.known
         burst: list[Segment] = []
         last: OutboundFlow | None = None
+        last_key: bytes | None = None
+        taken = 0
         for item in finish_all(frames):
             frame = item if isinstance(item, bytes) else item.frame
             key = flow_key(frame)
-            flow = None if key is None else outgoing.get((vni, key))
-            if last is not None and flow is not last:
-                self._send_burst(last, burst, work, now)
-                last, burst = None, []
-            if flow is not None and (flow.claims is None or flow.claims in known):
-                cut = (item,) if isinstance(item, bytes) else segment(item, flow.inner.network_offset)
-                if cut is not None and len(cut[0]) <= flow.largest:
-                    self._counters["frames_from_tenants"] += len(cut)
-                    last = flow
+            if key is None or key != last_key:
+                if last is not None and burst:
+                    self._send_burst(last, burst, work, now)
+                    burst = []
+                last = None if key is None else self._known_flow(vni, key)
+                last_key = None if last is None else key
+            if last is not None:
+                cut = (item,) if isinstance(item, bytes) else segment(item, last.inner.network_offset)
+                if cut is not None and len(cut[0]) <= last.largest:
+                    taken += len(cut)
                     burst += cut
                     continue
             self._begin_flow(network, item, key, work, now)
-        if last is not None:
+        self._counters["frames_from_tenants"] += taken
+        if last is not None and burst:
             self._send_burst(last, burst, work, now)
         return self.finish(work, now)
+
+    def _known_flow(self, vni: int, key: bytes) -> OutboundFlow | None:
+        """Return what was decided for a flow, if its sender is known by now or need not be."""
+        flow = self.applied.outgoing.get((vni, key))
+        return flow if flow is not None and (flow.claims is None or flow.claims in self._presence.known) else None
 
     def finish(self, work: Work, now: float) -> Outbound:
         """Seal what waited for the end of the call, and return everything."""

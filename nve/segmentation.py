@@ -75,6 +75,8 @@ def finish_all(frames: Sequence[Frame]) -> Sequence[Frame]:
 
     Any other, and one of which the virtio header makes no sense, stays as it is: for :func:`segment`.
     """
+    if len(frames) < _LEAST_TOGETHER:
+        return frames
     finished: list[Frame] = []
     place = 0
     while place < len(frames):
