@@ -91,38 +91,38 @@ def pieces(payloads: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
 def together(packets: Iterable[Received]) -> Iterator[Received]:
     """Yield datagrams as few pieces: neighbours of one size from one source with one traffic class.
 
-    What the kernel does where it can, for underlays where it cannot: the work behind it is cheaper on many at once.
+    What the kernel does where it can, and only up to 64 KiB: the work behind it is cheaper on many at once.
     """
     run: list[Received] = []
+    size = 0
     for packet in packets:
-        if run:
-            first = run[0]
-            fits = (
-                not packet.segment
-                and len(packet.payload) <= len(first.payload)
-                and len(run[-1].payload) == len(first.payload)
-                and packet.source == first.source
-                and packet.traffic_class == first.traffic_class
-            )
-            if fits and packet.payload:
-                run.append(packet)
-                continue
-            yield _joined(run)
+        if run and not _continues(run, size, packet):
+            yield _joined(run, size)
             run = []
-        if packet.segment:
-            yield packet
-        else:
-            run.append(packet)
+        if not run:
+            size = packet.segment or len(packet.payload)
+        run.append(packet)
     if run:
-        yield _joined(run)
+        yield _joined(run, size)
 
 
-def _joined(run: Sequence[Received]) -> Received:
+def _continues(run: Sequence[Received], size: int, packet: Received) -> bool:
+    """Tell whether a packet can follow ``run``: datagrams of ``size`` bytes, of which the last may be shorter."""
+    first, last = run[0], run[-1]
+    fits = packet.segment == size if packet.segment else 0 < len(packet.payload) <= size
+    return (
+        fits
+        and not len(last.payload) % size
+        and packet.source == first.source
+        and packet.traffic_class == first.traffic_class
+    )
+
+
+def _joined(run: Sequence[Received], size: int) -> Received:
     first = run[0]
     if len(run) == 1:
         return first
-    payload = b"".join([packet.payload for packet in run])
-    return Received(payload, first.source, first.traffic_class, len(first.payload))
+    return Received(b"".join([packet.payload for packet in run]), first.source, first.traffic_class, size)
 
 
 @functools.lru_cache(maxsize=4096)
