@@ -91,17 +91,19 @@ def pieces(payloads: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
 def together(packets: Iterable[Received]) -> Iterator[Received]:
     """Yield datagrams as few pieces: neighbours of one size from one source with one traffic class.
 
-    What the kernel does where it can, and only up to 64 KiB: the work behind it is cheaper on many at once.
+    What the kernel does where it can, and only up to 64 KiB: the work behind it is cheaper on many at once. No more
+    than :data:`MAX_DATAGRAMS` in a piece: tenants' sockets lose what comes in longer bursts.
     """
     run: list[Received] = []
-    size = 0
+    size = count = 0
     for packet in packets:
-        if run and not _continues(run, size, packet):
+        if run and (count + packet.count > MAX_DATAGRAMS or not _continues(run, size, packet)):
             yield _joined(run, size)
             run = []
         if not run:
-            size = packet.segment or len(packet.payload)
+            size, count = packet.segment or len(packet.payload), 0
         run.append(packet)
+        count += packet.count
     if run:
         yield _joined(run, size)
 

@@ -46,6 +46,11 @@ def test_neighbours_that_remain_apart_have_a_reason(packets: list[Received]) -> 
         assert not (same and whole and fits)
 
 
+def test_no_piece_stands_for_more_than_a_socket_takes_at_once() -> None:
+    packets = [Received(bytes(50 * 60), SOURCES[0], 0, 60), *[Received(bytes(60), SOURCES[0])] * 70]
+    assert [piece.count for piece in together(packets)] == [64, 56]
+
+
 def test_what_the_kernel_had_to_leave_apart_comes_together() -> None:
     whole, rest, last = bytes(45 * 1400), bytes(6 * 1400), bytes(100)
     packets = [Received(whole, SOURCES[0], 0, 1400), Received(rest, SOURCES[0], 0, 1400), Received(last, SOURCES[0])]
