@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "cryptography", "pydantic", "PyYAML", "mininet", "ryu", "os-ken", "eventlet", "scapy", "matplotlib",
+    "cryptography", "numpy", "pydantic", "PyYAML", "mininet", "ryu", "os-ken", "eventlet", "scapy", "matplotlib",
 )  # fmt: skip
 _PROGRAMS = {
     "ovs-vswitchd": ["ovs-vswitchd", "--version"], "iperf3": ["iperf3", "--version"],
