@@ -73,6 +73,8 @@ class InnerFrame:
     source_port: int | None = None
     destination_port: int | None = None
     icmp_type: int | None = None
+    transport_offset: int | None = None
+    """Where the header behind IP and its extension headers starts, in bytes; None where there is none to be seen."""
 
     @property
     def dscp(self) -> int | None:
@@ -190,6 +192,7 @@ def _read_ipv6(frame: bytes, inner: InnerFrame) -> None:
 def _read_transport(frame: bytes, inner: InnerFrame, protocol: int, start: int) -> None:
     """Read ports or ICMP type at ``start`` and where the header ends, if all of it is there."""
     size = len(frame)
+    inner.transport_offset = start
     least = _TRANSPORT_HEADERS.get(protocol)
     if least is None:
         inner.headers_end = start  # what follows is nothing whose headers are known here

@@ -220,7 +220,8 @@ class NveDaemon:
         stop = StopSignal()
         self._poller.watch(stop, lambda *_: stop.note())
         self.start()
-        gc.freeze()  # what is there by now stays: the collector need not look at it again and again
+        gc.collect()
+        gc.freeze()  # modules, classes and code stay: the collector need not look at them again and again
         log.info(
             "%s listens on %s port %d",
             self.config.name,

@@ -142,7 +142,7 @@ class Encapsulator:
                 last = None if key is None else self._known_flow(vni, key)
                 last_key = None if last is None else key
             if last is not None:
-                cut = (item,) if isinstance(item, bytes) else segment(item, last.inner.network_offset)
+                cut = (item,) if isinstance(item, bytes) else segment(item, last.inner)
                 if cut is not None and len(cut[0]) <= last.largest:
                     taken += len(cut)
                     burst += cut
@@ -184,7 +184,7 @@ class Encapsulator:
         reason: DropReason | None = DropReason.MALFORMED_INNER
         with contextlib.suppress(ParseError):
             inner = parse_inner(frame)
-            cut = frames if isinstance(item, bytes) else segment(item, inner.network_offset)
+            cut = frames if isinstance(item, bytes) else segment(item, inner)
             if cut is not None:
                 frames, reason = cut, self._from_tenant(network, cut, inner, key, work, now)
         self._counters["frames_from_tenants"] += len(frames)

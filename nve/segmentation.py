@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from geneve.inner import ETHERTYPE_IPV4, ETHERTYPE_IPV6, InnerFrame
 from geneve.outer import internet_checksum
 from geneve.vnet import GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, NEEDS_CHECKSUM, VnetHeader
 
@@ -22,6 +23,11 @@ MAX_SEGMENTS = 4096
 
 _UDP_HEADER = 8
 _UDP_CHECKSUM_AT = 6
+_EXPECTED: dict[tuple[int, int | None], int] = {
+    (ETHERTYPE_IPV4, 6): GSO_TCPV4, (ETHERTYPE_IPV6, 6): GSO_TCPV6,
+    (ETHERTYPE_IPV4, 17): GSO_UDP, (ETHERTYPE_IPV6, 17): GSO_UDP,
+}  # fmt: skip
+"""Ethertype and protocol -> segmentation type."""
 _LEAST_TOGETHER = 16
 """Frames from which it pays to finish them at once."""
 _LEAST_NUMPY = 512
@@ -40,23 +46,24 @@ Frame = bytes | OffloadedFrame
 Segment = bytes | memoryview
 
 
-def segment(offloaded: OffloadedFrame, network_offset: int) -> Sequence[Segment] | None:
+def segment(offloaded: OffloadedFrame, inner: InnerFrame) -> Sequence[Segment] | None:
     """Return the frames that ``offloaded`` stands for, whole and with right checksums; None when it makes no sense.
 
-    ``network_offset`` is where the IP header starts, in bytes.
+    The tenant says where to cut and where to write. Unless that is the transport header that was read, it is refused: a
+    frame that is only finished here (see :func:`finish_all`), or one that would become another than was decided about.
     """
     header, frame = offloaded
-    kind = header.gso_type & ~GSO_ECN
-    if kind == GSO_NONE:
-        done = finish_checksum(header, frame)
-        return None if done is None else (done,)
     start = _payload_at(header, frame)
-    if start is None or not header.gso_size or network_offset + 20 > header.checksum_start:
+    if start is None or not header.gso_size or not _agrees(header, inner):
         return None
     count = -(-(len(frame) - start) // header.gso_size)
-    if not 0 < count <= MAX_SEGMENTS or frame[network_offset] >> 4 not in (4, 6):
-        return None
-    return _cut(header, frame, network_offset, start, count)
+    return _cut(header, frame, inner.network_offset, start, count) if count <= MAX_SEGMENTS else None
+
+
+def _agrees(header: VnetHeader, inner: InnerFrame) -> bool:
+    """Tell whether a virtio header speaks of the transport header of a frame that was read as ``inner``."""
+    expected = _EXPECTED.get((inner.ethertype, inner.protocol))
+    return expected == header.gso_type & ~GSO_ECN and header.checksum_start == inner.transport_offset
 
 
 def finish_checksum(header: VnetHeader, frame: bytes) -> bytes | None:
@@ -71,20 +78,27 @@ def finish_checksum(header: VnetHeader, frame: bytes) -> bytes | None:
 
 
 def finish_all(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """Return ``frames`` in order, those whole that only lack a checksum and are several alike, one behind the other.
+    """Return ``frames`` in order, those that only lack a checksum whole; those that alike follow each other at once.
 
-    Any other, and one of which the virtio header makes no sense, stays as it is: for :func:`segment`.
+    That comes before anything is decided about them: the tenant says where the checksum is to be written. What is to be
+    cut, and a frame outside which that place is, stays as it is: for :func:`segment`.
     """
-    if len(frames) < _LEAST_TOGETHER:
-        return frames
     finished: list[Frame] = []
     place = 0
     while place < len(frames):
-        run = _unfinished(frames, place)
+        run = _unfinished(frames, place) if len(frames) >= _LEAST_TOGETHER else []
         count = max(1, len(run))
-        finished += frames[place : place + count] if count < _LEAST_TOGETHER else _finish(run)
+        finished += (
+            [_finished(frame) for frame in frames[place : place + count]] if count < _LEAST_TOGETHER else _finish(run)
+        )
         place += count
     return finished
+
+
+def _finished(frame: Frame) -> Frame:
+    if isinstance(frame, bytes) or frame.header.gso_type != GSO_NONE:
+        return frame
+    return finish_checksum(frame.header, frame.frame) or frame
 
 
 def _unfinished(frames: Sequence[Frame], place: int) -> list[OffloadedFrame]:

@@ -161,7 +161,7 @@ class TransitDevice:
             if isinstance(verdict, Proof) and not verdict.revealed:
                 # Packets that prove the same follow each other as a rule: what follows is worked out for all of them.
                 following = index + 1
-                if verdicts.count(verdict) == count:
+                if index == 0 and verdicts.count(verdict) == count:
                     following = count
                 while following < count and verdicts[following] is verdict:
                     following += 1

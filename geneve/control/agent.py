@@ -130,7 +130,14 @@ class ControlAgent:
             self._watch(wanted[1], wanted[2])
         self._watched = wanted
 
+    def _forget_closed(self) -> None:
+        # Before anything is opened in answer to an event, which may well be given the number of what was closed.
+        if self._watched is not None and self._watched[:2] != (self._link.generation, self._link.fileno()):
+            self._unwatch(self._watched[1])
+            self._watched = None
+
     def _act(self, events: Iterable[Event]) -> None:
+        self._forget_closed()
         for event in events:
             if isinstance(event, Registered):
                 log.info("registered with the NVA")

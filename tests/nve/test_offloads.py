@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from geneve.control.rules import Action
+from geneve.control.rules import Action, Endpoint, Rule
+from geneve.inner import parse_inner
+from geneve.vnet import GSO_TCPV4, GSO_TCPV6, GSO_UDP, NEEDS_CHECKSUM, VnetHeader
 from nve.datagrams import Datagram, Received
 from nve.dataplane import Dataplane
 from nve.segmentation import Frame, OffloadedFrame, segment
@@ -97,6 +102,40 @@ def test_a_frame_that_makes_no_sense_is_counted() -> None:
     one.apply(node_state("nve1"))
     frame = tenant_frames()[0]
     broken = frame._replace(header=frame.header._replace(gso_size=0))
-    assert segment(broken, 14) is None
+    assert segment(broken, parse_inner(broken.frame)) is None
     assert one.from_tenants(100, [broken]).datagrams == []
     assert {reason.value for reason in one.drops} == {"malformed_inner"}
+
+
+OPEN_NETWORKS = ("10.99.0.0/16", "fd99::/16")
+WRITES = st.builds(
+    VnetHeader, st.just(NEEDS_CHECKSUM), st.sampled_from([0, 0, GSO_UDP, GSO_TCPV4, GSO_TCPV6]), st.just(0),
+    st.sampled_from([20, 60]), st.sampled_from([14, 20, 26, 30, 34, 38, 42, 54, 58]), st.integers(0, 20),
+)  # fmt: skip
+"""What a tenant may say about where its frames are to be cut and their checksums to be written."""
+
+
+@given(WRITES, st.sampled_from([4, 6]), st.sampled_from([6, 17]), st.binary(min_size=2, max_size=2),
+       st.sampled_from([1, 20]))  # fmt: skip
+@settings(deadline=None)
+def test_the_policy_decides_about_the_frames_that_leave(
+    header: VnetHeader, version: int, protocol: int, data: bytes, count: int
+) -> None:
+    """A tenant says where to write, but cannot make of a frame that may leave in clear one that may not."""
+    rules = [Rule(vni=100, destination=Endpoint(ip=prefix), action=Action.BYPASS) for prefix in OPEN_NETWORKS]
+    one = Dataplane("nve1", bytes(32), batching=True)
+    one.apply(node_state("nve1", policy=(*rules, Rule(vni=100, action=Action.SECURE, profile="full"))))
+    frame = bytearray(udp_frame(version=version, data=bytes(100) + data))
+    frame[23 if version == 4 else 20] = protocol
+    if version == 4:
+        frame[30:34] = ipaddress.ip_address("10.99.0.2").packed
+    else:
+        frame[38:54] = ipaddress.ip_address("fd99::2").packed
+    if protocol == 6:
+        frame[(34 if version == 4 else 54) + 12] = 0x50
+    result = one.from_tenants(100, [OffloadedFrame(header, bytes(frame))] * count, 1.0)
+    for datagram in result.datagrams:
+        for payload in datagram.payloads():
+            if payload[2:4] == b"\x65\x58" and not payload[0] & 0x3F:  # without options: in clear
+                left = ipaddress.ip_address(parse_inner(payload[8:]).destination_ip)
+                assert any(left in ipaddress.ip_network(prefix) for prefix in OPEN_NETWORKS), left
