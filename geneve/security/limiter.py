@@ -2,9 +2,9 @@
 
 A receiver cannot tell a forged packet from a true one before it has tried the tag, but for one thing: the true sender
 counts. A number far ahead of all that verified so far is not what it would send next, and only those are limited; so no
-forgery makes a plausible packet be refused. (A stand-alone sender that was started several times without being heard may
-be further ahead itself: it competes with the forger until one of its packets verifies.) Who knows what numbers are in use can forge plausible ones, and those are
-all tried: for them the tag is the cheapest test there is.
+forgery makes a plausible packet be refused. Who knows what numbers are in use can forge plausible ones, and those are
+all tried: for them the tag is the cheapest test there is. A stand-alone sender that was started several times without
+being heard may be far ahead itself: it competes with the forger until one of its packets verifies.
 """
 
 from __future__ import annotations

@@ -117,9 +117,11 @@ def test_a_socket_that_gets_the_number_of_a_connection_that_ended_is_watched(pol
     link, opened, heard = LinkThatEnds(), [], []
 
     def apply(_: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first:
-            os.dup2(first.fileno(), number)
-        receiver = socket.socket(fileno=number)
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if receiver.fileno() != number:  # another one was free
+            os.dup2(receiver.fileno(), number)
+            receiver.close()
+            receiver = socket.socket(fileno=number)
         receiver.bind(("127.0.0.1", 0))
         opened.append(receiver)
         poller.watch(receiver, lambda *_: heard.append(receiver.recv(10)))
