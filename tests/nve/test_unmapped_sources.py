@@ -6,9 +6,10 @@ from geneve.control.rules import Action, Rule
 from geneve.control.state import Mapping, NodeState
 from geneve.drops import DropReason
 from nve.dataplane import Dataplane
+from nve.presence import Presence
 from nve.waiting import MAX_FRAMES_PER_KEY, WAIT_SECONDS
 from tests.nve.test_keys_on_demand import numbered, opened
-from tests.support import node_state, udp_frame
+from tests.support import MACS, node_state, udp_frame
 
 
 def learned(state: NodeState, mappings: tuple[Mapping, ...] | None = None) -> NodeState:
@@ -67,3 +68,15 @@ def test_plain_networks_and_static_ones_are_not_held_up() -> None:
     assert len(one.from_tenants(100, [udp_frame()], 1.0).datagrams) == 1
     static = nve(node_state("nve1").model_copy(update={"mappings": without("nve1")}))
     assert len(static.from_tenants(100, [udp_frame()], 1.0).datagrams) == 1, "there the egress NVE decides"
+
+
+def test_a_frame_of_a_known_flow_answers_whether_its_tenant_is_still_here() -> None:
+    presence = Presence()
+    one = Dataplane("nve1", bytes(32), on_demand=True, presence=presence)
+    one.apply(learned(node_state("nve1")), 0.0)
+    for number in range(3):
+        assert len(one.from_tenants(100, [udp_frame()], 1.0 + number).datagrams) == 1
+    presence.confirm(100, MACS["nve1"], 5.0)
+    assert presence.take_confirmations(5.0) == []
+    assert len(one.from_tenants(100, [udp_frame()], 5.1).datagrams) == 1
+    assert presence.take_confirmations(5.2) == [(100, MACS["nve1"], True)]
