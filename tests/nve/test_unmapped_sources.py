@@ -9,6 +9,7 @@ from nve.dataplane import Dataplane
 from nve.presence import Presence
 from nve.waiting import MAX_FRAMES_PER_KEY, WAIT_SECONDS
 from tests.nve.test_keys_on_demand import numbered, opened
+from tests.nve.test_presence import BRIDGE, TAP, seen, up
 from tests.support import MACS, node_state, udp_frame
 
 
@@ -74,6 +75,8 @@ def test_a_frame_of_a_known_flow_answers_whether_its_tenant_is_still_here() -> N
     presence = Presence()
     one = Dataplane("nve1", bytes(32), on_demand=True, presence=presence)
     one.apply(learned(node_state("nve1")), 0.0)
+    presence.add_bridge(100, BRIDGE, TAP)
+    presence.handle([up(), seen(MACS["nve1"])], 0.5)
     for number in range(3):
         assert len(one.from_tenants(100, [udp_frame()], 1.0 + number).datagrams) == 1
     presence.confirm(100, MACS["nve1"], 5.0)
