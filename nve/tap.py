@@ -28,8 +28,8 @@ _MAX_FRAME = 65_535 + 64
 """Bytes of the largest frame: what segmentation offload leaves whole, with Ethernet header and VLAN tags."""
 
 READ_BYTES = 192 * 1024
-"""Bytes after which others get their turn. A tenant's 64 KiB leave some packets over when they are put into datagrams of
-64 KiB with all their headers; several of them in a row leave fewer."""
+"""Bytes after which others get their turn. A tenant's 64 KiB leave some packets over when they are put into datagrams
+of 64 KiB with all their headers; several of them in a row leave fewer."""
 
 
 class LinkError(Exception):
