@@ -16,6 +16,7 @@ from geneve.control.state import TransitVni
 from geneve.drops import DropReason
 from geneve.export import ExportOpener, ExportSealer, Opened
 from geneve.outer import build_datagram, build_frame, parse_outer
+from geneve.vnet import PLAIN_BYTES
 from nve.datagrams import Received
 from nve.dataplane import Dataplane
 from tests.support import ADDRESSES, node_state, source, udp_frame
@@ -59,7 +60,7 @@ class Chain:
         return Forwarder(device, exporter, impair, (lambda _: False, send), lambda: int(self.now * 1e9))
 
     def _hand_to_t2(self, frame: bytes) -> bool:
-        self.t2.receive([(frame, int(self.now * 1e9))], 0, self.now)
+        self.t2.take([(frame, int(self.now * 1e9), PLAIN_BYTES)], 0, self.now)
         return True
 
     def _arrive(self, frame: bytes) -> bool:
@@ -77,7 +78,7 @@ class Chain:
         ]
 
     def inject(self, *frames: bytes) -> None:
-        self.t1.receive([(frame, int(self.now * 1e9)) for frame in frames], 0, self.now)
+        self.t1.take([(frame, int(self.now * 1e9), PLAIN_BYTES) for frame in frames], 0, self.now)
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds

@@ -23,7 +23,7 @@ good as none: its options are no longer addressed to the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from geneve.control.state import NodeState, Role, TransitVni
@@ -139,10 +139,6 @@ class TransitDevice:
             self._outcomes[Outcome.NOT_ADDRESSED] += 1
             return _NOT_ADDRESSED  # no options at all: the common case of plain Geneve
         return self._process_packets(frame, location, size or max(end - start, 1), ingress_port, now_ns)
-
-    def process_batch(self, frames: Iterable[tuple[bytes, int]], ingress_port: int) -> list[Decision]:
-        """Look at many ``(frame, time)`` pairs from one port; one decision for each, in order."""
-        return [self.process(frame, ingress_port, now_ns) for frame, now_ns in frames]
 
     def _process_packets(
         self, frame: bytes, location: Location, size: int, port: int, now_ns: int

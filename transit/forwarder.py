@@ -66,12 +66,8 @@ class Forwarder:
         if impair is not None and not impair.idle:
             self._impairments = tuple(Impairment(impair, f"port {port}") for port in (0, 1))
 
-    def receive(self, frames: Iterable[tuple[bytes, int]], ingress: int, now: float) -> None:
-        """Take ``(frame, receive time in ns)`` pairs from port ``ingress`` at ``now`` (monotonic seconds)."""
-        self.take(((frame, received_ns, PLAIN_BYTES) for frame, received_ns in frames), ingress, now)
-
     def take(self, arrivals: Iterable[tuple[bytes, int, bytes]], ingress: int, now: float) -> None:
-        """Take frames with their receive time and virtio header from port ``ingress``, as :meth:`receive`."""
+        """Take frames with receive time (ns) and virtio header from port ``ingress`` at ``now`` (monotonic seconds)."""
         process, egress = self.device.process_segments, 1 - ingress
         for frame, received_ns, vnet in arrivals:
             size = _datagram_size(vnet) if vnet is not PLAIN_BYTES else 0

@@ -189,10 +189,10 @@ def test_what_is_not_for_the_device(packet: bytes, outcome: Outcome) -> None:
     assert device.counters()[outcome.value] == 1
 
 
-def test_two_packets_and_their_counters_in_a_batch() -> None:
+def test_two_packets_one_after_the_other() -> None:
     device, sealer = make_device(), make_sealer()
     frames = [(underlay_frame(sealed(sealer)), NOW_NS), (b"\xff" * 60, NOW_NS + 1)]
-    decisions = device.process_batch(frames, 1)
+    decisions = [device.process(frame, 1, now_ns) for frame, now_ns in frames]
     assert [decision.outcome for decision in decisions] == [Outcome.EXPORTED, Outcome.NOT_GENEVE]
 
 
