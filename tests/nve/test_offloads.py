@@ -6,7 +6,7 @@ import ipaddress
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
@@ -117,6 +117,10 @@ WRITES = st.builds(
 
 @given(WRITES, st.sampled_from([4, 6]), st.sampled_from([6, 17]), st.binary(min_size=2, max_size=2),
        st.sampled_from([1, 20]))  # fmt: skip
+@example(VnetHeader(NEEDS_CHECKSUM, GSO_UDP, 0, 60, 34, 6), 6, 17, b"..", 1)
+@example(VnetHeader(NEEDS_CHECKSUM, GSO_UDP, 0, 60, 34, 6), 6, 17, b"..", 20)
+@example(VnetHeader(NEEDS_CHECKSUM, 0, 0, 0, 30, 0), 4, 17, b"..", 1)
+@example(VnetHeader(NEEDS_CHECKSUM, 0, 0, 0, 30, 0), 4, 17, b"..", 20)
 @settings(deadline=None)
 def test_the_policy_decides_about_the_frames_that_leave(
     header: VnetHeader, version: int, protocol: int, data: bytes, count: int
