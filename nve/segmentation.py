@@ -86,7 +86,8 @@ def finish_all(frames: Sequence[Frame]) -> Sequence[Frame]:
     finished: list[Frame] = []
     place = 0
     while place < len(frames):
-        run = _unfinished(frames, place) if len(frames) >= _LEAST_TOGETHER else []
+        alone = len(frames) < _LEAST_TOGETHER or isinstance(frames[place], bytes)
+        run = [] if alone else _unfinished(frames, place)
         count = max(1, len(run))
         finished += (
             [_finished(frame) for frame in frames[place : place + count]] if count < _LEAST_TOGETHER else _finish(run)
