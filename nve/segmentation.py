@@ -6,6 +6,7 @@ frame with right checksums. The headers of all segments are built at once, as co
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -83,49 +84,40 @@ def finish_all(frames: Sequence[Frame]) -> Sequence[Frame]:
     That comes before anything is decided about them: the tenant says where the checksum is to be written. What is to be
     cut, and a frame outside which that place is, stays as it is: for :func:`segment`.
     """
+    if len(frames) < _LEAST_TOGETHER:
+        return [_finish_one(frame) for frame in frames]
     finished: list[Frame] = []
-    place = 0
-    while place < len(frames):
-        alone = len(frames) < _LEAST_TOGETHER or isinstance(frames[place], bytes)
-        run = [] if alone else _unfinished(frames, place)
-        count = max(1, len(run))
-        finished += (
-            [_finished(frame) for frame in frames[place : place + count]] if count < _LEAST_TOGETHER else _finish(run)
-        )
-        place += count
+    for alike, group in itertools.groupby(frames, _what_is_left):
+        run = list(group)
+        if alike is None or len(run) < _LEAST_TOGETHER:
+            finished += [_finish_one(frame) for frame in run]
+        else:
+            finished += _finish_run(*alike, [frame.frame for frame in run if not isinstance(frame, bytes)])
     return finished
 
 
-def _finished(frame: Frame) -> Frame:
+def _finish_one(frame: Frame) -> Frame:
     if isinstance(frame, bytes) or frame.header.gso_type != GSO_NONE:
         return frame
     return finish_checksum(frame.header, frame.frame) or frame
 
 
-def _unfinished(frames: Sequence[Frame], place: int) -> list[OffloadedFrame]:
-    """Return the frames from ``place`` on that only lack a checksum and have the same size and the same to be done."""
-    run: list[OffloadedFrame] = []
-    header, size = VnetHeader(), 0
-    for frame in frames[place:]:
-        if isinstance(frame, bytes):
-            break
-        if not run:
-            header, size = frame.header, len(frame.frame)
-            start, at = header.checksum_start, header.checksum_start + header.checksum_offset
-            if header.gso_type != GSO_NONE or not header.flags & NEEDS_CHECKSUM or at + 2 > size or start % 2:
-                break
-        elif frame.header != header or len(frame.frame) != size:
-            break
-        run.append(frame)
-    return run
+def _what_is_left(frame: Frame) -> tuple[VnetHeader, int] | None:
+    """Return header and size of a frame that only lacks a checksum, which are alike in those to be finished at once."""
+    if isinstance(frame, bytes):
+        return None
+    header, size = frame.header, len(frame.frame)
+    start, at = header.checksum_start, header.checksum_start + header.checksum_offset
+    if header.gso_type != GSO_NONE or not header.flags & NEEDS_CHECKSUM or at + 2 > size or start % 2:
+        return None
+    return header, size
 
 
-def _finish(run: Sequence[OffloadedFrame]) -> list[bytes]:
-    """Do what :func:`finish_checksum` does for frames of one size and with one header."""
-    header, size = run[0].header, len(run[0].frame)
+def _finish_run(header: VnetHeader, size: int, frames: Sequence[bytes]) -> list[bytes]:
+    """Do what :func:`finish_checksum` does for frames of ``size`` bytes with one header."""
     width = size + size % 2
-    rest = b"\0" if size % 2 else b""
-    rows = np.frombuffer(bytearray(b"".join([item.frame + rest for item in run])), np.uint8).reshape(len(run), width)
+    parts = frames if width == size else [frame + b"\0" for frame in frames]
+    rows = np.frombuffer(bytearray(b"".join(parts)), np.uint8).reshape(len(frames), width)
     values = 0xFFFF - swapped(sum16(rows, header.checksum_start))
     values[values == 0] = 0xFFFF
     put16(rows, header.checksum_start + header.checksum_offset, values)

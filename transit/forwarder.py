@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from operator import attrgetter
 
 from geneve.outer import locate
@@ -26,7 +25,6 @@ _Context = tuple[Sequence[Decision], bytes]
 _FORWARDS = attrgetter("forward")
 
 
-@lru_cache(maxsize=1024)  # few kinds of datagrams, many of each
 def _datagram_size(vnet: bytes) -> int:
     """Return the bytes of each datagram that the frame with this virtio header stands for; 0 if it is one frame."""
     header = parse_vnet(vnet)

@@ -43,6 +43,7 @@ HUB = "hub"
 FRAME_SIZE = 128
 """Bytes of a frame: small where what is measured is the work for a packet and not for its bytes."""
 MTU = 9000
+"""Of the tenants, in bytes: room for the largest frames that are timed."""
 BATCH = 64
 """Frames or datagrams in one call, as the daemon takes them from the kernel."""
 MAX_AUDIENCES = 7

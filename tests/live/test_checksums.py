@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tests.live.test_relay import NAMESPACES, ROOT
+from tests.live.inside import run_inside
 
 DATAGRAMS = 177
 """Of each IP version, whole lots and single ones."""
@@ -16,10 +12,7 @@ DATAGRAMS = 177
 
 @pytest.mark.live
 def test_checksums_outside_and_inside_are_right_and_every_packet_fits() -> None:
-    command = [*NAMESPACES, sys.executable, "-m", "tests.live.checksums_inside"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = run_inside("checksums_inside")
     for run in document["runs"]:
         wire, tenant = run["wire"], run["tenant"]
         assert all(run["arrived"].values()), run["arrived"]

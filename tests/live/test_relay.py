@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+from tests.live.inside import run_inside
 
 
 @pytest.mark.live
 def test_frames_cross_the_transit_device_bit_for_bit() -> None:
-    command = [*NAMESPACES, sys.executable, "-m", "tests.live.relay_inside"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = run_inside("relay_inside")
     assert document["exit_codes"] == [0, 0]
     assert not document["left_behind"]
     assert not any(document["drops"].values())
@@ -34,10 +25,7 @@ def test_frames_cross_the_transit_device_bit_for_bit() -> None:
 
 @pytest.mark.live
 def test_datagrams_that_stand_for_many_cross_two_devices_whole_and_leave_as_the_packets_that_were_meant() -> None:
-    command = [*NAMESPACES, sys.executable, "-m", "tests.live.relay_whole_inside"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = run_inside("relay_whole_inside")
     assert not document["faults"]
     for run, state, received in (("whole", "on", 8), ("wire", "on", 6), ("plain", "off", 99)):
         for device in document[run]:
