@@ -8,7 +8,7 @@ from geneve.control.state import AssociationRole
 from geneve.drops import DropReason
 from geneve.inner import InnerFrame
 from geneve.policy import Decision
-from geneve.security.association import InboundAssociation
+from geneve.security.association import Authenticated
 from geneve.security.open import Opened
 from nve.tables import VirtualNetwork
 
@@ -41,7 +41,7 @@ def check_policy(decision: Decision, opened: Opened) -> DropReason | None:
     return None
 
 
-def _may_send_to_many(association: InboundAssociation, network: VirtualNetwork, inner: InnerFrame) -> bool:
+def _may_send_to_many(association: Authenticated, network: VirtualNetwork, inner: InnerFrame) -> bool:
     """Check the sender's authorisation for the group that a frame goes to (SEC-GEN-17).
 
     What belongs to an underlay group comes under that group's association from one of its senders; what

@@ -24,12 +24,12 @@ class CoverTraffic:
         self._targets = {
             key: target
             for key, target in targets.items()
-            if target.sealer.egress.terms.dummies is not None and not key[2]
+            if target.sealer.terms.dummies is not None and not key[2]
         }
         kept = self._schedules
         self._schedules = {}
         for key, target in self._targets.items():
-            dummies = target.sealer.egress.terms.dummies
+            dummies = target.sealer.terms.dummies
             assert dummies is not None
             schedule = kept.get(key)
             if schedule is None or schedule.dummies != dummies:

@@ -7,7 +7,6 @@ are sealed together.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import math
 from collections import Counter
@@ -18,11 +17,8 @@ from geneve import ecn
 from geneve.control.rules import Action, Direction
 from geneve.drops import DropReason
 from geneve.errors import ParseError
-from geneve.header import BaseHeader
 from geneve.inner import InnerFrame, parse_inner
-from geneve.option import OPTION_HEADER_SIZE, parse_options
 from geneve.overhead import ETHERNET_HEADER_SIZE
-from geneve.packet import make_packet
 from geneve.policy import Decision
 from geneve.security.association import SequenceExhaustedError
 from geneve.security.seal import Item
@@ -33,6 +29,7 @@ from nve.applied import Applied, OutboundFlow
 from nve.cover import CoverTraffic
 from nve.datagrams import Datagram, pieces
 from nve.flows import flow_key
+from nve.plain import plain_packets
 from nve.presence import Presence
 from nve.probes import PROBE_MAC
 from nve.sealers import Key, Target, sealer_key
@@ -339,7 +336,7 @@ class Encapsulator:
         options = self._options(flow.network, flow.entropy, flow.options, len(frames))
         target = flow.target
         if target is None:
-            packets = _plain(flow.network.vni, frames, options)
+            packets = plain_packets(flow.network.vni, frames, options)
         else:
             packets = target.sealer.seal_burst(frames, flow.inner, options)
             if len(packets) < len(frames):
@@ -455,16 +452,3 @@ def _tags_of(network: VirtualNetwork, inner: InnerFrame) -> tuple[int, int]:
     if not network.tags:
         return 0, 0
     return network.tag_of.get(inner.source, 0), network.tag_of.get(inner.destination, 0)
-
-
-@functools.lru_cache(maxsize=1024)
-def _plain_header(vni: int, option_heads: tuple[bytes, ...]) -> bytes:
-    # An option's own four bytes say all that the base header needs to know of it.
-    parsed = [parse_options(head + bytes((head[3] & 0x1F) * 4))[0] for head in option_heads]
-    return make_packet(BaseHeader(vni=vni), parsed, b"").header.build()
-
-
-def _plain(vni: int, frames: Sequence[Segment], options: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """Return the unprotected packets of RFC 8926; all have options of the same form."""
-    header = _plain_header(vni, tuple([option[:OPTION_HEADER_SIZE] for option in options[0]]))
-    return [b"".join((header, *own, frame)) for frame, own in zip(frames, options, strict=True)]

@@ -10,11 +10,12 @@ from geneve.control.state import AssociationRole
 from geneve.overhead import ETHERNET_HEADER_SIZE
 from geneve.policy import Decision, Policy
 from geneve.security import padding
-from geneve.security.association import OutboundAssociation
+from geneve.security.association import OutboundAssociation, OutboundEnd
 from geneve.security.seal import PacketSealer
 from geneve.security.signature import SourceSigner
 from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
+from nve.protection import Sealer
 from nve.tables import Group, Peer, VirtualNetwork
 
 Key = tuple[int, str, bool, str, str | None]
@@ -27,13 +28,13 @@ _Index = dict[_IndexKey, OutboundAssociation]
 class Target:
     """A sealer, where its packets go, and what the last data packet looked like, for dummies to look the same."""
 
-    sealer: PacketSealer
+    sealer: Sealer
     address: str
     network: VirtualNetwork
     entropy: int = 0
     traffic_class: int = 0
     tags: tuple[int, int] = (0, 0)
-    associations: tuple[OutboundAssociation, ...] = ()
+    associations: tuple[OutboundEnd, ...] = ()
 
     def serves(self, network: VirtualNetwork) -> bool:
         """Return whether its sealer was made for frames and options such as those of ``network``."""

@@ -12,6 +12,7 @@ from enum import Enum
 from pydantic import Field, field_serializer, model_validator
 
 from geneve.config import StrictModel
+from geneve.control.channel import Channel, ChannelProtocol, Cipher
 from geneve.control.names import Name
 from geneve.header import MAX_OPTIONS_SIZE, HeaderField
 
@@ -168,6 +169,12 @@ class Dummies(StrictModel):
         return self
 
 
+_OPTIONS_ONLY = (
+    "aead", "egress", "transit", "devices", "group", "hidden_header", "options_size", "source_proof",
+)  # fmt: skip
+"""Keys of a profile that a channel cannot have."""
+
+
 class Profile(StrictModel):
     """A named set of protections: a coverage for each audience, keys, padding, dummies and limits.
 
@@ -179,9 +186,14 @@ class Profile(StrictModel):
     ``rekey_seconds`` after it made an association the NVA replaces it. ``lifetime_seconds`` after a node first held
     it, by the node's own clock, the node stops to use it for good, whatever has become of the NVA; where nobody
     replaces keys, as those of a file, that ends the service. None: no limit in time. Neither is part of the keys.
+
+    With a ``channel`` Geneve datagrams are protected whole, from one NVE to another, and carry no security options:
+    what is said of audiences, header fields and keys finer than a pair of NVEs then has no meaning and is refused.
+    Padding and dummies are ESP's own (RFC 4303, sections 2.6 and 2.7).
     """
 
     name: Name
+    channel: Channel | None = None
     aead: Aead = Aead.AES_128_GCM
     key_granularity: KeyGranularity = KeyGranularity.VNI
     egress: Coverage = Coverage()
@@ -246,6 +258,21 @@ class Profile(StrictModel):
                 raise ValueError(f"{key}.reveal_header names a field that is not in hidden_header")
         if (HeaderField.OPT_LEN in self.hidden_header) != (self.options_size is not None):
             raise ValueError("hiding opt_len and options_size, the constant size of all options, belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _channel_alone(self) -> Profile:
+        if self.channel is None:
+            return self
+        default = Profile.model_fields
+        for key in _OPTIONS_ONLY:
+            if getattr(self, key) != default[key].get_default(call_default_factory=True):
+                raise ValueError(f"'{key}' is a matter of security options: a channel protects whole datagrams")
+        if self.key_granularity is not KeyGranularity.PAIR:
+            raise ValueError("a channel has keys for each pair of NVEs: set key_granularity to 'pair'")
+        encrypts = self.channel.protocol is ChannelProtocol.ESP and self.channel.cipher is not Cipher.NULL
+        if self.padded and not encrypts:
+            raise ValueError("of channels only ESP pads and has dummies, and hides them only where it encrypts")
         return self
 
     @model_validator(mode="after")

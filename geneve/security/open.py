@@ -16,7 +16,7 @@ from geneve.errors import ParseError
 from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB, BaseHeader, parse_base_header
 from geneve.option import OPTION_HEADER_SIZE, Option
 from geneve.security import padding
-from geneve.security.association import InboundAssociation
+from geneve.security.association import Authenticated, InboundAssociation
 from geneve.security.layout import Columns, Layout, LayoutCache, Place
 from geneve.security.limiter import PLAUSIBLE_AHEAD
 from geneve.security.option import (
@@ -49,7 +49,7 @@ class Opened:
 
     header: BaseHeader
     frame: bytes
-    association: InboundAssociation | None
+    association: Authenticated | None
     kinds: Kinds
     packet: bytes
     spans: tuple[OptionSpan, ...]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from geneve.control.profile import SourceProof
+from geneve.control.profile import Profile, SourceProof
 from geneve.control.state import AssociationRole
 from geneve.header import ETHERTYPE_HIDDEN, MAX_OPTIONS_SIZE, BaseHeader, HeaderField
 from geneve.inner import InnerFrame, parse_inner
@@ -110,6 +110,11 @@ class PacketSealer:
     def associations(self) -> tuple[OutboundAssociation, ...]:
         """All associations that a packet uses, in wire order."""
         return (*((self.group,) if self.group else ()), *self.transit, self.egress)
+
+    @property
+    def terms(self) -> Profile:
+        """The profile that packets are sealed under."""
+        return self.egress.terms
 
     def check_room(self, options: Sequence[bytes]) -> None:
         """Raise ValueError when a packet with ``options`` has no room for its security options."""

@@ -16,10 +16,10 @@ from typing import Generic, TypeVar
 from geneve.control.profile import Profile
 from geneve.control.state import Association
 from geneve.errors import ConfigError
-from geneve.security.association import InboundAssociation, OutboundAssociation
+from geneve.security.association import AssociationEnd, InboundAssociation, OutboundAssociation
 from geneve.security.keylog import log_association
 
-End = TypeVar("End", InboundAssociation, OutboundAssociation)
+End = TypeVar("End", bound=AssociationEnd)
 
 
 @dataclass(slots=True)
@@ -88,7 +88,8 @@ class AssociationStore(Generic[End]):
         if self._key_log is not None:
             for spi in prepared.keys() - self._held.keys():
                 held = prepared[spi]
-                log_association(held.association, held.profile, held.end, self._key_log)
+                if isinstance(held.end, InboundAssociation | OutboundAssociation):
+                    log_association(held.association, held.profile, held.end, self._key_log)
         self._held = prepared
 
     def expire(self, now: float) -> list[int]:
