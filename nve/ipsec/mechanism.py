@@ -9,7 +9,7 @@ from geneve.control.channel import Channel
 from geneve.control.profile import Profile
 from geneve.control.state import Association
 from geneve.header import BASE_HEADER_SIZE
-from geneve.security.association import InboundEnd, OutboundEnd
+from geneve.security.association import InboundEnd
 from nve.datagrams import Datagram
 from nve.ipsec.opener import IpsecOpener
 from nve.ipsec.sa import InboundSa, OutboundSa
