@@ -19,7 +19,8 @@ class DropReason(str, Enum):
     OAM = "oam"
     """A control packet (O bit), which has no payload for a tenant."""
     UNSUPPORTED_PROTOCOL = "unsupported_protocol"
-    """A protocol type other than an Ethernet frame."""
+    """A protocol type other than an Ethernet frame; in IPsec, anything but UDP to the Geneve port, and IP options or
+    extension headers in front of AH."""
     UNKNOWN_CRITICAL_OPTION = "unknown_critical_option"
     """An option with its critical bit set that this endpoint does not know (section 3.5.1)."""
     MALFORMED_INNER = "malformed_inner"
