@@ -8,7 +8,7 @@ from geneve.control.channel import ChannelProtocol
 from geneve.control.tls import TlsFiles
 from geneve.security.signature import SourceSigner
 from nve.config import NveConfig
-from nve.dtls.link import SessionEvent
+from nve.dtls.link import Established, Failed, SessionEvent
 from nve.dtls.mechanism import Dtls
 from nve.dtls.sessions import DtlsSessions
 from nve.ipsec.mechanism import Ipsec
@@ -39,7 +39,12 @@ def _credentials(config: NveConfig) -> TlsFiles:
 
 
 def _log_session(event: SessionEvent) -> None:
-    log.info("%s", event)
+    if isinstance(event, Established):
+        role = "client" if event.client else "server"
+        log.info("DTLS session with %s (%s), after %.1f ms", event.peer, role, 1e3 * event.seconds)
+    else:
+        what = "handshake failed" if isinstance(event, Failed) else "session ended"
+        log.warning("DTLS with %s: %s: %s", event.peer, what, event.reason)
 
 
 def make_underlay(config: NveConfig) -> UnderlaySockets | RawSockets:
