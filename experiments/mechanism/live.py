@@ -20,7 +20,9 @@ from experiments.mechanism.crippled import twin_host, twin_name, with_twins
 from experiments.mechanism.evidence import FACTS
 from experiments.mechanism.probe import Probe
 from experiments.mechanism.probes import PROBES
+from experiments.mechanism.probes.common import INNER_HEADERS
 from experiments.programs import Program, python_module, wait_for
+from experiments.view import CAPTURE_FILTER
 from geneve.control.profile import Profile
 from geneve.errors import ConfigError
 from geneve.header import HeaderField
@@ -87,6 +89,17 @@ class Bench:
     def largest_payload(self) -> int:
         """Bytes of the largest payload that a packet of the tenant can have."""
         return self.testbed.plan.tenant_mtu[self.vni] + ETHERNET_HEADER_SIZE + self.inner_extra
+
+    def target(self, source: str, destination: str, size: int) -> dict[str, Any]:
+        """Return what eve is to pick: packets between two NVEs with messages of ``size`` bytes, or what may be them.
+
+        Where she can read nothing, she takes whatever is at least as large as such a frame.
+        """
+        addresses = self.testbed.plan.underlay_addresses
+        return {
+            "source": addresses[source], "destination": addresses[destination], "vni": self.wire_vni,
+            "size": size + INNER_HEADERS + self.inner_extra,
+        }  # fmt: skip
 
     def burst(
         self,
@@ -243,7 +256,7 @@ def _act(probe: Probe, bench: Bench) -> None:
     path = bench.context.captures() / f"{probe.requirement:02}-{bench.label}.pcap"
     node, interface = _capture_place(bench.testbed)
     before, known = bench.stats(), _associations(bench)
-    with Capture(node, interface, path, "udp port 6081", _CAPTURE_LIMIT):
+    with Capture(node, interface, path, CAPTURE_FILTER, _CAPTURE_LIMIT):
         facts = probe.act(bench)
     tenant = bench.scenario.tenants[bench.tenant]
     profile = None if tenant.profile == NO_PROTECTION else bench.scenario.profile(tenant.profile)

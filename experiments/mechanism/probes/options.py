@@ -101,14 +101,13 @@ def flips(
     bench: Bench, first: str, second: str, changes: dict[str, tuple[str, int, int]], **order: object
 ) -> dict[str, object]:
     """Let eve flip one bit in each packet, one kind of place after the other; messages of another size each."""
-    addresses, sizes = bench.testbed.plan.underlay_addresses, {}
+    sizes: dict[str, object] = {}
     for number, (name, (part, offset, mask)) in enumerate(changes.items()):
         size = _SIZE + 10 * number
         sizes[name] = size
         attack = {
             "do": "begin", "attack": "flip", "limit": _COUNT, "part": part, "offset": offset, "mask": mask, **order,
-            "target": {"source": addresses["nve1"], "destination": addresses["nve2"], "vni": bench.wire_vni,
-                       "size": size + INNER_HEADERS + bench.inner_extra},
+            "target": bench.target("nve1", "nve2", size),
         }  # fmt: skip
         bench.eve().ask(attack)
         bench.burst(first, second, [size] * _COUNT, no_checksum=True)
