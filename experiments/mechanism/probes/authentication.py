@@ -126,9 +126,11 @@ def judge_fields(evidence: Evidence) -> list[Finding]:
 def _act_nve(bench: Bench) -> dict[str, object]:
     # A forged copy goes in front of each packet; its sequence number lies far ahead of the true one.
     facts: dict[str, object] = {}
-    for name, part, offset, size in (
-        ("number", "sequence", 0, _SIZE),
-        ("data", "payload", INNER_HEADERS + 150, _SIZE + 10),
+    # Without protection there is no such number: then both copies differ from the true one in what they say.
+    number = ("sequence", 0) if bench.profile is not None else ("payload", INNER_HEADERS + 100)
+    for name, (part, offset), size in (
+        ("number", number, _SIZE),
+        ("data", ("payload", INNER_HEADERS + 150), _SIZE + 10),
     ):
         done = _attack(bench, "full1", "full2", size, "flip", part=part, offset=offset, mask=1, keep=True)
         facts[name] = done["seen"]
