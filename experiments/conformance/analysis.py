@@ -215,7 +215,7 @@ def _evidence(decision: Decision) -> str:
     missing = dict.fromkeys(text for trial in decision.trials for text in trial.missing)
     texts.append("tried: " + ", ".join(decision.configurations))
     if missing:
-        texts.append("it has no " + ", no ".join(missing))
+        texts.append("settings without a counterpart: " + ", ".join(missing))
     return "; ".join(dict.fromkeys(texts))
 
 

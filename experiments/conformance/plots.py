@@ -26,8 +26,10 @@ _SECTIONS = {
     "5.1.1": "sniffing", "5.1.2": "sniffing", "5.2.1": "injection", "5.2.2": "injection", "5.4.1": "replay",
     "5.4.2": "replay", "5.5.1": "management", "5.5.2": "management",
 }  # fmt: skip
-_ROW, _GAP = 0.2, 0.6
-"""Height of a row in inches, and of the room between sections in rows."""
+_ROW, _GAP = 0.19, 1.15
+"""Height of a row in inches, and of the step from a section's last row to the next heading, in rows."""
+_NUMBERS, _TITLES = -7.1, -5.75
+"""Where requirements' numbers and titles begin, in widths of a cell left of the first."""
 
 
 def draw(result: ConformanceResult, folder: Path) -> list[Plot]:
@@ -49,22 +51,22 @@ def draw(result: ConformanceResult, folder: Path) -> list[Plot]:
 def _grid(result: ConformanceResult, requirements: Sequence[Requirement], mechanisms: Sequence[str]) -> Any:
     places, headings = _places(requirements)
     height = max(places.values()) + 1
-    drawing, axes = figure(_ROW * (height + 3.2))
+    drawing, axes = figure(_ROW * (height + 3.5))
     for requirement in requirements:
         row = places[requirement.name]
         mark = "" if requirement.level == "MUST" else "*"
         series = "OP" if requirement.series == OP else "GEN"
-        axes.text(-2.62, row, f"{series}-{requirement.number}{mark}", va="center", ha="left", fontsize=6)
-        axes.text(-0.62, row, requirement.title, va="center", ha="right", fontsize=4.6, clip_on=False)
+        axes.text(_NUMBERS, row, f"{series}-{requirement.number}{mark}", va="center", fontsize=5.5)
+        axes.text(_TITLES, row, requirement.title, va="center", fontsize=5)
         for column, mechanism in enumerate(mechanisms):
             _draw_cell(axes, result, requirement.name, mechanism, column, row)
     for row, heading in headings:
-        axes.text(-2.62, row, heading, va="center", ha="left", fontsize=6, style="italic")
-    axes.set_xlim(-2.65, len(mechanisms) - 0.45)
-    axes.set_ylim(height - 0.4, -1.6)
+        axes.text(_NUMBERS, row, heading, va="center", fontsize=5.5, style="italic")
+    axes.set_xlim(_NUMBERS - 0.05, len(mechanisms) - 0.45)
+    axes.set_ylim(height - 0.4, -0.6)
     axes.set_xticks(range(len(mechanisms)), [_NAMES.get(name, name) for name in mechanisms])
     axes.xaxis.tick_top()
-    axes.tick_params(length=0, pad=0)
+    axes.tick_params(length=0, pad=0, labelsize=6.5)
     axes.set_yticks([])
     axes.grid(visible=False)
     for spine in axes.spines.values():
@@ -77,16 +79,14 @@ def _places(requirements: Sequence[Requirement]) -> tuple[dict[str, float], list
     """Return each requirement's row, and the headings of the sections in the rows between."""
     places: dict[str, float] = {}
     headings: list[tuple[float, str]] = []
-    row, last = -1.0, ""
+    row, last = -_GAP, ""
     for requirement in requirements:
         if requirement.section != last:
-            row += _GAP if last else 0.0
-            kind = "deployments" if requirement.series == OP else "mechanisms"
-            headings.append((row, f"{kind}: {_SECTIONS[requirement.section]} ({requirement.section})"))
-            row += 0.95
+            row += _GAP
+            kind = "deployment" if requirement.series == OP else "mechanism"
+            headings.append((row, f"{kind}: {_SECTIONS[requirement.section]} (section {requirement.section})"))
             last = requirement.section
-        else:
-            row += 1
+        row += 1
         places[requirement.name] = row
     return places, headings
 
@@ -102,9 +102,9 @@ def _draw_cell(
         Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, facecolor=colour, edgecolor="0" if differs else "0.6",
                   linewidth=1.3 if differs else 0.3, zorder=3 if differs else 2)
     )  # fmt: skip
-    axes.text(column, row, symbol, ha="center", va="center", fontsize=7, zorder=4, family="DejaVu Sans")
+    axes.text(column - 0.08, row, symbol, ha="center", va="center", fontsize=7, zorder=4)
     if said is not None:
-        axes.text(column + 0.4, row - 0.38, said.letter, ha="right", va="top", fontsize=4.5, zorder=4)
+        axes.text(column + 0.42, row - 0.37, said.letter, ha="right", va="top", fontsize=4, zorder=4)
 
 
 def _legend(drawing: Any, result: ConformanceResult) -> None:
