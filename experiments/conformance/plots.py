@@ -15,9 +15,9 @@ from experiments.plotting import Plot, figure, save
 
 # Lightness falls from met to not met, so that the colours keep their order in grey.
 _LOOKS = {
-    Verdict.MET: ("#b7dfc0", "●"),
-    Verdict.IN_PART: ("#f3d98b", "◐"),
-    Verdict.NOT_MET: ("#d98880", "○"),
+    Verdict.MET: ("#c9e8cf", "●"),
+    Verdict.IN_PART: ("#dfb95a", "◐"),
+    Verdict.NOT_MET: ("#bf675e", "○"),
     Verdict.NOT_APPLICABLE: ("#ffffff", "-"),
     Verdict.VOID: ("#ffffff", "?"),
 }
