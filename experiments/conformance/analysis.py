@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.conformance.configurations import Configuration, configurations
+from experiments.conformance.configurations import Configuration, configurations, scenario_of
 from experiments.conformance.draft import BY_NAME, GEN, MECHANISMS, OP, REQUIREMENTS, Requirement, judgement
 from experiments.conformance.explanations import explain
 from experiments.conformance.verdicts import Agreement, Decision, Trial, Verdict, agreement, decide
@@ -21,7 +21,6 @@ from experiments.mechanism.probe import Finding, Probe, Weight
 from experiments.mechanism.probes import PROBES
 from experiments.tables import write_csv
 from topologies.scenario import NO_PROTECTION
-from topologies.scenario_file import load_scenario
 
 NAME = "conformance"
 REFUSED = "refused"
@@ -71,7 +70,7 @@ def analyse(
 
 
 def _plan(probe: Probe, mechanism: str) -> tuple[Configuration, ...]:
-    return configurations(probe, mechanism, load_scenario(probe.scenario))
+    return configurations(probe, mechanism, scenario_of(probe.scenario))
 
 
 def _try(run: Path, probe: Probe, configuration: Configuration) -> Trial:

@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.patches import Patch, Rectangle
 
 from experiments.conformance.analysis import ConformanceResult
-from experiments.conformance.draft import BY_NAME, OP, Requirement, judgement
+from experiments.conformance.draft import BY_NAME, GEN, OP, Requirement, judgement
 from experiments.conformance.verdicts import Agreement, Verdict, agreement
-from experiments.plotting import Plot, figure, save
+from experiments.plotting import COLUMN_INCHES, Plot, figure, save
 
 # Lightness falls from met to not met, so that the colours keep their order in grey.
 _LOOKS = {
@@ -31,27 +31,43 @@ _ROW, _GAP = 0.19, 1.15
 _NUMBERS, _TITLES = -7.1, -5.75
 """Where requirements' numbers and titles begin, in widths of a cell left of the first."""
 
+_CAPTION = (
+    "● met, ◐ met in part, ○ not met, - not applicable. Small letters: what the draft's appendix says (it judges ESP "
+    "and AH together, as IPsec); a thick frame: the verdict differs from it, and the table of findings says why. "
+    "* SHOULD or SHOULD NOT, all others MUST."
+)
+
 
 def draw(result: ConformanceResult, folder: Path) -> list[Plot]:
     """Draw the grid; nothing when there is no cell."""
-    names = list(dict.fromkeys(requirement for requirement, _ in result.decisions))
-    if not names:
+    requirements = [BY_NAME[name] for name in dict.fromkeys(requirement for requirement, _ in result.decisions)]
+    if not requirements:
         return []
+    save(_grid(result, [requirements]), folder, "conformance")
+    plots = [Plot("conformance", "Requirements and mechanisms", _CAPTION)]
+    halves = [[entry for entry in requirements if entry.series == series] for series in (GEN, OP)]
+    if all(halves):
+        save(_grid(result, halves), folder, "conformance-wide")
+        plots.append(Plot("conformance-wide", "The same, side by side", "For slides."))
+    return plots
+
+
+def _grid(result: ConformanceResult, panels: Sequence[Sequence[Requirement]]) -> Any:
+    """Draw requirements one below the other, in panels side by side."""
     mechanisms = list(dict.fromkeys(mechanism for _, mechanism in result.decisions))
-    save(_grid(result, [BY_NAME[name] for name in names], mechanisms), folder, "conformance")
-    return [
-        Plot(
-            "conformance", "Requirements and mechanisms", "● met, ◐ met in part, ○ not met, - not applicable. Small "
-            "letters: what the draft's appendix says (it judges ESP and AH together, as IPsec); a thick frame: the "
-            "verdict differs from it, and the table of findings says why. * SHOULD, all others MUST.",
-        )
-    ]  # fmt: skip
+    height = max(max(_places(panel)[0].values()) for panel in panels) + 1
+    drawing, axes = figure(_ROW * (height + 3.5), columns=len(panels), squeeze=False)
+    drawing.set_figwidth(COLUMN_INCHES * len(panels))
+    for place, panel in enumerate(panels):
+        _panel(axes[0][place], result, panel, mechanisms, height)
+    _legend(drawing, result, columns=2 * len(panels))
+    return drawing
 
 
-def _grid(result: ConformanceResult, requirements: Sequence[Requirement], mechanisms: Sequence[str]) -> Any:
+def _panel(
+    axes: Any, result: ConformanceResult, requirements: Sequence[Requirement], mechanisms: Sequence[str], height: float
+) -> None:
     places, headings = _places(requirements)
-    height = max(places.values()) + 1
-    drawing, axes = figure(_ROW * (height + 3.5))
     for requirement in requirements:
         row = places[requirement.name]
         mark = "" if requirement.level == "MUST" else "*"
@@ -71,8 +87,6 @@ def _grid(result: ConformanceResult, requirements: Sequence[Requirement], mechan
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _legend(drawing, result)
-    return drawing
 
 
 def _places(requirements: Sequence[Requirement]) -> tuple[dict[str, float], list[tuple[float, str]]]:
@@ -107,11 +121,11 @@ def _draw_cell(
         axes.text(column + 0.42, row - 0.37, said.letter, ha="right", va="top", fontsize=4, zorder=4)
 
 
-def _legend(drawing: Any, result: ConformanceResult) -> None:
+def _legend(drawing: Any, result: ConformanceResult, columns: int) -> None:
     present = [verdict for verdict in _LOOKS if any(d.verdict is verdict for d in result.decisions.values())]
     handles = []
     for verdict in present:
         colour, symbol = _LOOKS[verdict]
         handles.append(Patch(facecolor=colour, edgecolor="0.6", linewidth=0.3, label=f"{symbol} {verdict.value}"))
     handles.append(Patch(facecolor="1", edgecolor="0", linewidth=1.3, label="differs from the draft"))
-    drawing.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=6)
+    drawing.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=6)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from experiments.conformance import analysis, configurations, plots
-from experiments.conformance.configurations import OURS, WORTH_READING, Configuration, under
+from experiments.conformance.configurations import OURS, WORTH_READING, Configuration, scenario_of, under
 from experiments.conformance.draft import APPENDIX, BY_NAME, GEN, MECHANISMS, OP, REQUIREMENTS, judgement
 from experiments.conformance.explanations import EXPLANATIONS, explain
+from experiments.conformance.networks import networks
 from experiments.conformance.verdicts import Agreement, Decision, Trial, Verdict, agreement, decide
 from experiments.mechanism.evidence import FACTS
 from experiments.mechanism.probe import MUST, Finding, Probe, Weight
@@ -19,7 +20,6 @@ from experiments.mechanism.probes import PROBES
 from experiments.tables import read_csv
 from geneve.control.channel import ChannelProtocol, Cipher
 from geneve.control.profile import PaddingMode
-from topologies.scenario_file import load_scenario
 
 GEN_4, OP_8 = BY_NAME["SEC-GEN-4"], BY_NAME["SEC-OP-8"]
 CONTROL, NOTE = Weight.CONTROL, Weight.NOTE
@@ -110,13 +110,13 @@ def test_letters_are_compared_strictly():
 
 def tried(mechanism: str, name: str) -> tuple[Configuration, ...]:
     probe = next(entry for entry in PROBES if entry.name == name)
-    return configurations.configurations(probe, mechanism, load_scenario(probe.scenario))
+    return configurations.configurations(probe, mechanism, scenario_of(probe.scenario))
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: f"{probe.requirement}-{probe.name}")
 def test_every_probe_is_tried_under_every_mechanism(mechanism, probe):
-    scenario = load_scenario(probe.scenario)
+    scenario = scenario_of(probe.scenario)
     found = configurations.configurations(probe, mechanism, scenario)
     assert found
     for entry in found:
@@ -168,6 +168,24 @@ def test_windows_are_set_where_the_probe_has_one_of_its_own():
     assert [entry.profile for entry in tried("esp", "window-1024")] == [None]
 
 
+def test_networks_hold_every_trial_once_and_padding_has_its_own():
+    found = networks()
+    labels = [network.label for network in found]
+    assert len(labels) == len(set(labels))
+    trials = [(network.configuration.name, probe.name) for network in found for probe in network.probes]
+    wanted = [
+        (entry.name, probe.name)
+        for probe in PROBES
+        for mechanism in MECHANISMS
+        for entry in configurations.configurations(probe, mechanism, scenario_of(probe.scenario))
+    ]
+    assert sorted(trials) == sorted(wanted)
+    for network in found:
+        assert len(network.probes) == len({(probe.requirement, probe.name) for probe in network.probes})
+        if network.configuration.alone:
+            assert list(network.scenario.tenants) == [network.probes[0].tenant]
+
+
 # --- the table ---------------------------------------------------------------------------------------
 
 
@@ -183,7 +201,7 @@ def stub(requirement: int, holds: dict[str, bool], weight: Weight = Weight.DEMAN
 def analysed(run: Path, *probes: Probe, refused: str = "", without: str = "") -> analysis.ConformanceResult:
     for probe in probes:
         for mechanism in MECHANISMS:
-            for entry in configurations.configurations(probe, mechanism, load_scenario(probe.scenario)):
+            for entry in configurations.configurations(probe, mechanism, scenario_of(probe.scenario)):
                 if entry.name == without:
                     continue
                 folder = analysis.folder_of(run, probe, entry)
@@ -304,14 +322,13 @@ def full_result() -> analysis.ConformanceResult:
     return analysis.conclude(trials, REQUIREMENTS, MECHANISMS)
 
 
-def test_the_grid_is_drawn_and_the_same_data_give_the_same_picture(tmp_path):
+def test_the_grid_is_drawn_in_one_column_and_in_two(tmp_path):
     result = full_result()
     assert result.failures == []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        [plot] = plots.draw(result, tmp_path / name)
-        assert plot.name == "conformance"
-    assert (tmp_path / "a" / "conformance.png").read_bytes() == (tmp_path / "b" / "conformance.png").read_bytes()
+    assert [plot.name for plot in plots.draw(result, tmp_path)] == ["conformance", "conformance-wide"]
+    for name in ("conformance", "conformance-wide"):
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (tmp_path / f"{name}.png").stat().st_size > 0
     assert plots.draw(analysis.ConformanceResult(), tmp_path) == []
 
 
