@@ -293,6 +293,24 @@ def test_deployments_become_rows_too(tmp_path):
         analysis.read_deployments(tmp_path)
 
 
+def test_a_planted_fault_that_nobody_notices_fails(tmp_path):
+    folder = tmp_path / "raw" / "conformance"
+    folder.mkdir(parents=True)
+    lines = [
+        analysis.deployment_line("SEC-OP-8", "ours", trial(True, probe="good")),
+        analysis.deployment_line("SEC-OP-8", "ours", trial(False, probe="bad"), "window of nothing"),
+        analysis.deployment_line("SEC-OP-8", "ours", trial(True, probe="bad"), "unseen fault"),
+        analysis.deployment_line("SEC-OP-8", "ours", Trial("bad", "c", fault="did not start"), "dead fault"),
+    ]
+    (folder / analysis.DEPLOYMENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = analysis.analyse(tmp_path, (), mechanisms=("ours",), series=(OP,))
+    assert cell(result, "SEC-OP-8", "ours")["verdict"] == "met"
+    told = [text for text in result.failures if "planted" in text]
+    assert len(told) == 2
+    assert "'unseen fault' against SEC-OP-8 under ours is not noticed" in told[0]
+    assert "'dead fault'" in told[1]
+
+
 def test_explanations_are_of_cells_that_would_differ():
     for (requirement, mechanism), entry in EXPLANATIONS.items():
         said = judgement(requirement, mechanism)

@@ -173,8 +173,10 @@ def to_bucket(size: int) -> int:
     [
         ("multiple", "mul", to_multiple, to_bucket),
         ("buckets", "buck", to_bucket, to_multiple),
+        ("buckets", "buck", lambda size: to_bucket(size + 8) - 8 if size < 1016 else LARGEST, to_multiple),
         ("mtu", "mtu", lambda _: LARGEST, to_bucket),
     ],
+    ids=["multiple", "buckets of frames", "buckets of packets", "mtu"],
 )
 @pytest.mark.parametrize("kind", ["esp", "dtls"])
 def test_padding_is_seen_by_the_sizes_of_ciphertexts(tmp_path, kind, name, prefix, pad, other):
