@@ -288,7 +288,7 @@ def _policies(case: _Case) -> Iterator[Reason]:
     rules = [(number, rule) for number, rule in enumerate(case.scenario.policy) if rule.vni in (None, entry.vni)]
     for place, (number, _) in enumerate(rules):
         if shadowed_last([rule for _, rule in rules[: place + 1]]):
-            text = f"Rule {number} says something of flows of tenant {case.name}, but one in front of it always decides."
+            text = f"Rule {number} says something of flows of tenant {case.name}, but an earlier one always decides."
             yield Reason(NOT_MET, text, f"policy.{number}")
     if shadowed_last([*(rule for _, rule in rules), own]):
         text = f"Tenant {case.name} names the profile {entry.profile}, but a rule for all its packets always decides."

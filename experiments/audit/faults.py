@@ -169,7 +169,8 @@ def replay_not_evaluated(scenario: Scenario) -> Scenario:
 
 def rule_never_used(scenario: Scenario) -> Scenario:
     """SEC-OP-9: a rule in front gives the database's flows another protection than the policy says they have."""
-    wide = Rule(name="blue-tcp", vni=scenario.tenants[BLUE].vni, protocol=Protocol.TCP, action=Action.SECURE, profile=BY_RULE)
+    vni = scenario.tenants[BLUE].vni
+    wide = Rule(name="blue-tcp", vni=vni, protocol=Protocol.TCP, action=Action.SECURE, profile=BY_RULE)
     return _scenario(scenario, policy=(wide, *scenario.policy))
 
 
