@@ -79,8 +79,9 @@ def _rows(rows: list[tuple[Any, ...]], names: tuple[str, ...], more: int, others
     shown = [dict(zip(names, row, strict=True)) for row in ordered[:SHOWN]]
     rest = ordered[SHOWN:]
     if rest or more:
-        shown.append({names[0]: f"others ({len(rest) + more})", "packets": others.packets + sum(row[-2] for row in rest),
-                      "bytes": others.bytes + sum(row[-1] for row in rest)})  # fmt: skip
+        packets, size = sum(row[-2] for row in rest), sum(row[-1] for row in rest)
+        shown.append({names[0]: f"others ({len(rest) + more})", "packets": others.packets + packets,
+                      "bytes": others.bytes + size})  # fmt: skip
     return shown
 
 

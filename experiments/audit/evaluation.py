@@ -12,7 +12,7 @@ from experiments.audit.patterns import describe_sizes, merged, networks_of, opaq
 from experiments.audit.payload import SECURED, Content, looks_random
 from experiments.audit.records import Key, Seen
 from experiments.audit.result import LEVELS, Judgement, Reason, Verdict, make_judgement
-from geneve.security.option import EGRESS_TYPE, GROUP_TYPE
+from geneve.security.option import EGRESS_TYPE, GROUP_TYPE, is_mechanism_option
 
 MET, NOT_MET, IN_PART = Verdict.MET, Verdict.NOT_MET, Verdict.IN_PART
 UNKNOWN, NOT_APPLICABLE = Verdict.UNKNOWN, Verdict.NOT_APPLICABLE
@@ -101,16 +101,17 @@ def _payload_encrypted(seen: Seen) -> Iterator[Reason]:
 def _leaks(seen: Seen) -> Iterator[Reason]:
     """SEC-OP-2."""
     shown = seen.facts.get("VNI shown")
-    others = [kind for kind, option in seen.options if (option.packets and kind[0] != 0xFF60) or kind[1] in (2, 6)]
+    others = [kind for kind, option in seen.options if option.packets and not is_mechanism_option(*kind)]
+    kinds = f"{len(others)} {'kind' if len(others) == 1 else 'kinds'} of options"
+    clear = f"and {kinds} in clear" if others else "and no option in clear"
     if shown is not None:
         text = (
-            f"{_share(shown.packets, seen.geneve.packets)} show VNI and protocol type, and "
-            f"{len(others)} kinds of options travel in clear; whether somebody has evaluated that is in no packet."
+            f"{_share(shown.packets, seen.geneve.packets)} show VNI and protocol type, {clear}; whether somebody has "
+            "evaluated that is in no packet."
         )
         yield Reason(UNKNOWN, text)
     elif others:
-        text = f"VNIs are hidden, but {len(others)} kinds of options travel in clear; who evaluated that, none says."
-        yield Reason(UNKNOWN, text)
+        yield Reason(UNKNOWN, f"VNIs are hidden, but packets carry {kinds} in clear; who evaluated that, none says.")
     elif seen.geneve.packets:
         yield Reason(MET, "VNI and protocol type are hidden, and no option with information travels in clear.")
     if opaque_keys(seen):
@@ -119,8 +120,14 @@ def _leaks(seen: Seen) -> Iterator[Reason]:
 
 def _patterns(seen: Seen) -> Iterator[Reason]:
     """SEC-OP-3."""
-    tables = [(f"VNI {name}", network.sizes, network.flows, network.regular) for name, network in networks_of(seen)]
-    channel = merged(key.sizes for _, key in opaque_keys(seen))
+    tables = []
+    for name, network in networks_of(seen):
+        if set(network.states) <= {"encrypted"}:
+            tables.append((f"VNI {name}", network.sizes, network.flows, network.regular))
+        else:
+            text = f"Packets of VNI {name} are not all encrypted, so padding would hide nothing; who evaluated that, "
+            yield Reason(UNKNOWN, f"{text}none says.")
+    channel = merged(seen.channel_sizes.values())
     if channel:
         keys = [key for _, key in opaque_keys(seen)]
         tables.append(("channels", channel, len(keys), sum(key.gaps.regular for key in keys)))
@@ -154,14 +161,14 @@ def _payload_authenticated(seen: Seen) -> Iterator[Reason]:
 
 def _modification(seen: Seen) -> Iterator[Reason]:
     """SEC-OP-5."""
-    bare, total = unprotected(seen), seen.geneve.packets
+    bare, total, channel = unprotected(seen), seen.geneve.packets, packets_of(seen, "cover: ")
     if bare:
         text = f"Anybody on the path can change headers and options of {_share(bare, total)}; the risk is not in them."
         yield Reason(UNKNOWN, text)
-    if total - bare:
-        text = f"{_share(total - bare, total)} have a tag; which header fields and options it covers is in no packet."
-        yield Reason(UNKNOWN, text)
-    if opaque_keys(seen):
+    if total > bare + channel:
+        share = _share(total - bare - channel, total)
+        yield Reason(UNKNOWN, f"{share} have a tag; which header fields and options it covers is in no packet.")
+    if opaque_keys(seen) or channel:
         yield Reason(MET, "In channels, the Geneve header and all options are authenticated.")
 
 
@@ -173,8 +180,11 @@ def _nves_authenticated(seen: Seen) -> Iterator[Reason]:
         yield Reason(NOT_MET if bare * 2 > total else IN_PART, text)
     if total - bare:
         yield Reason(MET, f"{_share(total - bare, total)} carry a tag for the receiving NVE.")
-    if opaque_keys(seen):
+    mechanisms = {mechanism for mechanism, _ in opaque_keys(seen)}
+    if mechanisms - {"MACsec"}:
         yield Reason(MET, "Channels authenticate their two ends.")
+    if "MACsec" in mechanisms or packets_of(seen, "cover: MACsec"):
+        yield Reason(IN_PART, "MACsec authenticates the neighbour on a link, not the NVE at the other end of the way.")
 
 
 def _processing(seen: Seen) -> Iterator[Reason]:
@@ -223,7 +233,7 @@ def _keys(seen: Seen) -> Iterator[Reason]:
             yield Reason(IN_PART, "One SPI serves several pairs of addresses.")
     if egress and all(len(key.vnis) == 1 for key in egress):
         yield Reason(UNKNOWN, "Each SPI serves one VNI; whether flows in it have keys of their own is in no packet.")
-    channels = opaque_keys(seen) + [("", key) for place, key in seen.keys if place[0] == "AH"]
+    channels = any(place[0] != "security option" for place, _ in seen.keys)
     if channels:
         yield Reason(IN_PART, "A channel has the same keys for all VNIs and flows between its ends.")
     if not egress and not channels:

@@ -203,8 +203,8 @@ def _patterns(seen: Seen) -> Iterator[Finding]:
         if sizes.padded is False:
             yield from _make(
                 f"sizes-tell VNI {name}", MEDIUM, (3,),
-                f"Packets of VNI {name} have {sizes.different} different sizes, {sizes.bits:.1f} bits of information each: no padding can be seen.",
-                "Evaluate what sizes tell; pad to buckets or to the largest size where that is too much.", network,
+                f"Packets of VNI {name} have {sizes.different} different sizes, {sizes.bits:.1f} bits of information "
+                "each: no padding can be seen.", "Evaluate what sizes tell; pad to buckets or to the largest size where that is too much.", network,
             )  # fmt: skip
     keys = [key for _, key in opaque_keys(seen)]
     for mechanism, table in sorted(seen.channel_sizes.items()):
@@ -275,8 +275,8 @@ def _file(seen: Seen, capture: CaptureFile) -> Iterator[Finding]:
     if capture.damage:
         yield from _make(
             "damaged-file", INFORMATION, (),
-            f"The file is damaged or cut short: {capture.damage}. What stands in front of that ({capture.read} frames) was evaluated.",
-            "Capture again if it matters.",
+            f"The file is damaged or cut short: {capture.damage}. What stands in front "
+            f"of that ({capture.read} frames) was evaluated.", "Capture again if it matters.",
         )  # fmt: skip
     cut = _facts(seen, "packets cut short by the capture", "Geneve headers cut short by the capture")
     yield from _make(
