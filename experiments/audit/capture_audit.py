@@ -63,8 +63,8 @@ def inventory(seen: Seen, capture: CaptureFile) -> dict[str, Any]:
             ("key", "pairs", "vnis", "packets", "bytes"), seen.keys.evicted, seen.other_keys,
         ),
         "flows": [
-            {"bytes": size, "packets": packets, "flow": text, "vni": vni}
-            for size, packets, text, vni in sorted(seen.top, reverse=True)
+            {"bytes": size, "packets": packets, "flow": text, "vni": vni, "payload": content, "entropy": bits}
+            for size, packets, text, vni, content, bits in sorted(seen.top, reverse=True)
         ],
         "other": {name: count.packets for name, count in sorted(seen.facts.items())},
     }  # fmt: skip

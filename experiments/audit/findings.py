@@ -204,7 +204,8 @@ def _patterns(seen: Seen) -> Iterator[Finding]:
             yield from _make(
                 f"sizes-tell VNI {name}", MEDIUM, (3,),
                 f"Packets of VNI {name} have {sizes.different} different sizes, {sizes.bits:.1f} bits of information "
-                "each: no padding can be seen.", "Evaluate what sizes tell; pad to buckets or to the largest size where that is too much.", network,
+                "each: no padding can be seen.",
+                "Evaluate what sizes tell; pad to buckets or to the largest size where that is too much.", network,
             )  # fmt: skip
     keys = [key for _, key in opaque_keys(seen)]
     for mechanism, table in sorted(seen.channel_sizes.items()):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from experiments.audit.counters import Count, Table
 from experiments.audit.inside import flow_key, read_inside
-from experiments.audit.payload import is_dtls, is_wireguard, recognise
+from experiments.audit.payload import entropy, is_dtls, is_wireguard, recognise
 from experiments.audit.reading import Record
 from experiments.audit.records import (
     MAX_FLOWS,
@@ -477,7 +477,7 @@ class Observer:
             if len(seen.regular) < _MAX_REGULAR:
                 seen.regular.append(row)
             named(seen.facts, "regular packets").merge(flow)
-        top = (flow.bytes, flow.packets, text, flow.vni)
+        top = (flow.bytes, flow.packets, text, flow.vni, flow.what.value, round(entropy(flow.sample), 1))
         if len(seen.top) < _MAX_TOP:
             heapq.heappush(seen.top, top)
         else:

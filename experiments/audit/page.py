@@ -145,7 +145,7 @@ def _plain(value: Any) -> str:
 
 def terminal_lines(result: AuditResult, findings: int = 12) -> Iterable[str]:
     """Yield lines for a terminal: the verdicts, their first reason, and the riskiest findings."""
-    yield f"{result.source}: {headline(result)}"
+    yield f"{_printable(result.source)}: {headline(result)}"
     for item in result.judgements:
         yield f"  {item.requirement:<10} {item.verdict.value:<16} {_printable(TITLES[item.requirement])}"
         if item.verdict is not Verdict.MET and item.reasons:

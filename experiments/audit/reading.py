@@ -9,13 +9,13 @@ the damage, and says where it is.
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
 
 from experiments.capture import CaptureError
 
@@ -66,11 +66,11 @@ class CaptureFile:
         self.linktypes: set[int] = set()
         self._buffer, self._at = b"", 0
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._file: io.BufferedReader | gzip.GzipFile = path.open("rb")
             zipped = self._file.read(2) == _GZIP
             self._file.seek(0)
             if zipped:
-                self._file = cast(BinaryIO, gzip.GzipFile(fileobj=self._file))
+                self._file = gzip.GzipFile(fileobj=self._file)
         except OSError as error:
             raise CaptureError(f"{path}: cannot be read ({error.strerror or error}).") from None
         try:
@@ -111,7 +111,7 @@ class CaptureFile:
         """Return the next ``size`` bytes without passing them, fewer at the end of the file."""
         while len(self._buffer) - self._at < size:
             try:
-                more = self._file.read(CHUNK)
+                more = self._file.read1(CHUNK)  # of a cut gzip file, read() would lose what it has unpacked
             except (OSError, EOFError, zlib.error) as error:
                 raise _DamageError(f"it cannot be read further: {error}") from None
             if not more:

@@ -193,8 +193,8 @@ class Seen:
     """Mechanism -> sizes of what passes in channels that cannot be read."""
     regular: list[tuple[int, str, float, list[int]]] = field(default_factory=list)
     """Flows with a beat: packets, text, seconds between, first frames."""
-    top: list[tuple[int, int, str, int]] = field(default_factory=list)
-    """Flows with the most bytes: bytes, packets, text, VNI."""
+    top: list[tuple[int, int, str, int, str, float]] = field(default_factory=list)
+    """Flows with the most bytes: bytes, packets, text, VNI, what the payload is, its entropy in bits for each byte."""
     recent: Recent = field(default_factory=Recent)
     start: float | None = None
     stop: float = 0.0
