@@ -13,7 +13,7 @@ ENOUGH_PACKETS = 50
 FEW_SIZES = 4
 """So few different sizes, or fewer, look like padding to buckets."""
 PADDING_STEP = 32
-"""Sizes that differ by multiples of this many bytes or more look like padding to a multiple; ciphers' blocks have 16."""
+"""Sizes that differ by multiples of this many bytes or more look like padding; a cipher's blocks have 16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ def test_ours_beside_plain_packets_is_met_in_part(tmp_path: Path) -> None:
 
 
 def esp(number: int, size: int = 600) -> bytes:
-    return ip_in(50, struct.pack("!II", 0x1000, number) + random.Random(number).randbytes(size + number % 7 * 41 + number % 5))
+    noise = random.Random(number).randbytes(size + number % 7 * 41 + number % 5)
+    return ip_in(50, struct.pack("!II", 0x1000, number) + noise)
 
 
 def test_esp_alone(tmp_path: Path) -> None:
