@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.audit.result import Verdict
-from geneve.control.channel import Channel, ChannelProtocol, Cipher, Encapsulation
-from geneve.control.profile import Coverage, InnerCoverage, KeyGranularity, Padding, PaddingMode, Profile
+from experiments.audit.result import LEVELS, Verdict
+from geneve.control.profile import Coverage, InnerCoverage, KeyGranularity, Padding, PaddingMode
 from geneve.control.rules import Action, Endpoint, Protocol, Rule
 from geneve.header import HeaderField
 from topologies.risks import Delegated, Evaluated, RiskEvaluation
@@ -197,26 +196,24 @@ def no_analysis(scenario: Scenario) -> Scenario:
     return _scenario(scenario, risks=None)
 
 
-def _channel(scenario: Scenario, channel: Channel) -> Scenario:
-    """Give every flow of both tenants one channel instead of security options."""
-    profile = Profile(name="channel", channel=channel, key_granularity=KeyGranularity.PAIR)
-    changed = _scenario(scenario, profiles=(*scenario.profiles, profile), policy=())
-    return _tenant(_tenant(changed, RED, profile="channel"), BLUE, profile="channel")
-
-
 def dtls_instead(scenario: Scenario) -> Scenario:
     """DTLS between NVEs instead of security options."""
-    return _channel(scenario, Channel(protocol=ChannelProtocol.DTLS, encapsulation=Encapsulation.UDP))
+    return scenario.under("dtls")
 
 
 def esp_instead(scenario: Scenario) -> Scenario:
     """ESP between NVEs instead of security options, without its padding and dummies."""
-    return _channel(scenario, Channel(protocol=ChannelProtocol.ESP))
+    return scenario.under("esp")
 
 
 def ah_instead(scenario: Scenario) -> Scenario:
     """AH between NVEs instead of security options."""
-    return _channel(scenario, Channel(protocol=ChannelProtocol.AH, cipher=Cipher.NULL))
+    return scenario.under("ah")
+
+
+def plain_instead(scenario: Scenario) -> Scenario:
+    """Plain Geneve."""
+    return scenario.under("none")
 
 
 _BINDING = "The draft wants header and payload bound together: what is open for SEC-OP-4 is so for 6 and 8."
@@ -254,11 +251,13 @@ FAULTS = (
           {"SEC-OP-2": NOT_MET, "SEC-OP-3": NOT_MET, "SEC-OP-5": NOT_MET, "SEC-OP-8": NOT_MET},
           "Four requirements begin with an evaluation.", "risks"),
     Fault("dtls_instead", dtls_instead,
-          {"SEC-OP-3": NOT_MET, "SEC-OP-7": IN_PART, "SEC-OP-9": IN_PART, "SEC-OP-10": NOT_MET}, _CHANNEL),
+          {"SEC-OP-3": NOT_MET, "SEC-OP-7": IN_PART, "SEC-OP-9": IN_PART, "SEC-OP-10": NOT_MET}, _CHANNEL, "mechanism"),
     Fault("esp_instead", esp_instead,
-          {"SEC-OP-3": NOT_MET, "SEC-OP-7": IN_PART, "SEC-OP-9": IN_PART, "SEC-OP-10": NOT_MET}, _CHANNEL),
+          {"SEC-OP-3": NOT_MET, "SEC-OP-7": IN_PART, "SEC-OP-9": IN_PART, "SEC-OP-10": NOT_MET}, _CHANNEL, "mechanism"),
     Fault("ah_instead", ah_instead,
           {"SEC-OP-1": NOT_MET, "SEC-OP-2": NOT_MET, "SEC-OP-3": NOT_MET, "SEC-OP-7": NOT_MET, "SEC-OP-9": IN_PART,
-           "SEC-OP-10": NOT_MET}, f"{_CHANNEL} AH shows everything, and devices read it without a key."),
+           "SEC-OP-10": NOT_MET}, f"{_CHANNEL} AH shows everything, and devices read it without a key.",
+          "mechanism"),
+    Fault("plain_instead", plain_instead, dict.fromkeys(LEVELS, NOT_MET), _NOTHING, "mechanism"),
 )  # fmt: skip
 """All planted faults, at least one for each requirement."""

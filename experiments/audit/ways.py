@@ -17,7 +17,8 @@ from geneve.policy import shadowed
 from geneve.security.carriage import hidden_kinds
 from geneve.tags import TAG_CLASS, TAG_TYPE
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE
-from topologies.scenario import NO_PROTECTION, Scenario, Tenant
+from topologies.profiles import NO_PROTECTION, OURS
+from topologies.scenario import Scenario, Tenant
 
 Kind = tuple[int, int]
 """An option's class and type."""
@@ -169,7 +170,8 @@ def ways_of(scenario: Scenario, tenant: str) -> list[Way]:
             continue
         ways.append(Way(tenant, f"policy.{number}", scenario.profile(rule.profile or NO_PROTECTION), number))
     if not shadowed_last([*(rule for _, rule in rules), own]):
-        ways.append(Way(tenant, f"tenants.{tenant}.profile", scenario.profile(entry.profile)))
+        key = f"tenants.{tenant}.profile" if scenario.mechanism == OURS else "mechanism"
+        ways.append(Way(tenant, key, scenario.profile(entry.profile)))
     return ways
 
 
