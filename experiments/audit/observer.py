@@ -51,6 +51,10 @@ WIREGUARD_PORTS = frozenset({51820, 51871})
 """WireGuard's usual port, and Cilium's."""
 IKE_PORT = 500
 
+_APPLICATION_DATA = 23
+_LONGEST_IV = 16
+"""Bytes at the start of ciphertext that may be a counter, so no sign of encryption or its absence (RFC 4106: 8)."""
+
 _MAX_SHAPES = 4096
 _MAX_REGULAR = 200
 _MAX_TOP = 50
@@ -167,19 +171,23 @@ class Observer:
     def _dtls(
         self, number: int, time: float, data: bytes, packet: Packet, start: int, ports: tuple[int, int]
     ) -> None:
-        """RFC 6347, section 4.1: type 1 B, version 2 B, epoch 2 B, number 6 B, length 2 B."""
-        if data[start] != 23:
-            self.seen.fact("DTLS records other than data", number)
-            return
+        """RFC 6347, section 4.1: type 1 B, version 2 B, epoch 2 B, number 6 B, length 2 B; several in a datagram."""
         if DTLS_PORT in ports:
             self.seen.fact("DTLS on this project's port for Geneve", number)
-        name = b"".join(port.to_bytes(2, "big") for port in ports) + data[start + 3 : start + 5]
-        sequence = int.from_bytes(data[start + 5 : start + 11], "big")
-        body = data[start + 13 : packet.end]
-        key = self._key(number, time, packet, "DTLS", name, sequence, body)
-        if key is not None and self._find_geneve(key, body, ((0, True),)):
-            outer = packet.source + packet.destination + data[packet.transport : packet.transport + 4]
-            self._geneve(number, time, data, start + 13, packet.end, outer, "DTLS without encryption")
+        outer = packet.source + packet.destination + data[packet.transport : packet.transport + 4]
+        while start < packet.end and is_dtls(data[start : start + 13]):
+            end = min(start + 13 + int.from_bytes(data[start + 11 : start + 13], "big"), packet.end)
+            if data[start] == _APPLICATION_DATA:
+                name = data[packet.transport : packet.transport + 4] + data[start + 3 : start + 5]
+                sequence = int.from_bytes(data[start + 5 : start + 11], "big")
+                body = data[start + 13 : end]
+                key = self._key(number, time, packet, "DTLS", name, sequence, body)
+                if self._find_geneve(key, body, ((0, True),)):
+                    # Behind the Geneve packet, a cipher suite that encrypts nothing has its MAC.
+                    self._geneve(number, time, data, start + 13, end, outer, "DTLS without encryption")
+            else:
+                self.seen.fact("DTLS records other than data", number)
+            start = end
 
     def _esp(self, number: int, time: float, data: bytes, packet: Packet, start: int, name: str) -> None:
         """RFC 4303, section 2: SPI 4 B, sequence number 4 B; then what is encrypted, or is not."""
@@ -190,7 +198,7 @@ class Observer:
         sequence = int.from_bytes(data[start + 4 : start + 8], "big")
         key = self._key(number, time, packet, name, data[start : start + 4], sequence, body)
         # ESP that only authenticates shows the UDP header: at once (RFC 2410), or behind an IV of 8 bytes (RFC 4543).
-        if key is not None and self._find_geneve(key, body, ((0, False), (8, False))):
+        if self._find_geneve(key, body, ((0, False), (8, False))):
             assert key.inner_at is not None
             at = start + 8 + key.inner_at
             outer = packet.source + packet.destination + data[at : at + 4]
@@ -232,13 +240,13 @@ class Observer:
 
     def _key(
         self, number: int, time: float, packet: Packet, name: str, spi: bytes, sequence: int, body: bytes
-    ) -> Key | None:
+    ) -> Key:
         ends = address_text(packet.source), address_text(packet.destination)
         return self._channel(number, time, ends, name, spi, sequence, body)
 
     def _channel(
         self, number: int, time: float, ends: tuple[str, str], name: str, spi: bytes, sequence: int, body: bytes
-    ) -> Key | None:
+    ) -> Key:
         """Count a packet under a key that is known by mechanism, ends and SPI."""
         place = (name, *ends, spi)
         key = self.seen.keys.get(place)
@@ -251,7 +259,7 @@ class Observer:
         if key.inner_at is None:
             count_size(self.seen.channel_sizes.setdefault(name, {}), len(body))
         if len(key.sample) < SAMPLE:
-            key.sample += body[-256:]
+            key.sample += body[_LONGEST_IV:][-256:]
         if sequence >= 0 and key.numbers.add(sequence):
             self.seen.fact("sequence numbers seen twice", number)
         self._talk(*ends, name).add(number, len(body))

@@ -1,44 +1,55 @@
-"""The audit's good example runs, and its captures show what its file promises."""
+"""Captures of the emulated network show what its scenario promises, under the audit's eyes."""
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from experiments.audit.capture_audit import audit_capture
-from experiments.audit.result import Verdict
-from tests.live.conftest import make_testbed
+from experiments.audit.result import AuditResult, Verdict
+from experiments.measure import Capture
+from tests.live.conftest import make_testbed, make_testbed_of
 from tests.live.test_scenarios import pings
+from topologies.network import Testbed
+from topologies.profiles import CHANNEL_PROFILES
+from topologies.scenario_file import load_scenario
 
 pytestmark = pytest.mark.live
 
+MET, NOT_MET = Verdict.MET, Verdict.NOT_MET
+NULL = {"dtls-null": "DTLS", "esp-null": "ESP", "esp-null-udp": "ESP", "ah": "AH"}
+
+
+def watch(testbed: Testbed, path: Path, talk: list[tuple[str, str]]) -> AuditResult:
+    """Audit what passes nve1's port while hosts ping addresses."""
+    with Capture(testbed.node("nve1"), testbed.interface("nve1", "s1"), path, "ip", 100_000):
+        for host, address in talk:
+            assert pings(testbed, host, address, count=20), (host, address)
+        time.sleep(0.2)
+    return audit_capture(path)
+
 
 def test_the_good_deployment_runs_and_its_captures_show_it(tmp_path: Path) -> None:
-    path = tmp_path / "nve1.pcap"
+    talk = [("red1", "10.0.0.2"), ("red1", "fd00:10::2"), ("blue1", "10.0.0.2"), ("blue1", "10.0.0.3")]
     with make_testbed("deployment-good", tmp_path) as testbed:
-        argv = ["tcpdump", "-i", "nve1-eth0", "-U", "-w", str(path), "udp", "port", "6081"]
-        process = testbed.node("nve1").popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 10
-            while not path.exists() or not path.stat().st_size:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            for _ in range(3):
-                assert pings(testbed, "red1", "10.0.0.2", count=10)
-                for address in ("10.0.0.2", "10.0.0.3", "fd00:10::2"):
-                    assert pings(testbed, "blue1", address), address
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
-    result = audit_capture(path)
-    verdicts = {item.requirement: item.verdict for item in result.judgements}
+        result = watch(testbed, tmp_path / "a.pcap", talk)
     for requirement in ("SEC-OP-1", "SEC-OP-4", "SEC-OP-6", "SEC-OP-8"):
-        assert verdicts[requirement] is Verdict.MET, result.judgement(requirement)
+        assert result.judgement(requirement).verdict is MET, result.judgement(requirement)
     vnis = {row["vni"]: row for row in result.inventory["vnis"]}
-    # Red's VNI is hidden, blue's is not.
-    assert set(vnis) == {"0", "200"}
+    assert set(vnis) == {"0", "200"}, "red's VNI is hidden, blue's is not"
     assert vnis["0"]["sizes"]["padded"] is True
     assert result.finding("unauthenticated") is None
+
+
+@pytest.mark.parametrize("mechanism", [profile.name for profile in CHANNEL_PROFILES])
+def test_channels_are_told_apart(mechanism: str, tmp_path: Path) -> None:
+    with make_testbed_of(load_scenario("small").under(mechanism), tmp_path) as testbed:
+        result = watch(testbed, tmp_path / "a.pcap", [("red1", "10.0.0.2"), ("blue1", "10.0.0.2")])
+    verdicts = {item.requirement: item.verdict for item in result.judgements}
+    assert verdicts["SEC-OP-1"] is (NOT_MET if mechanism in NULL else MET), result.judgement("SEC-OP-1")
+    assert [verdicts[f"SEC-OP-{n}"] for n in (4, 5, 6, 8)] == [MET] * 4
+    vnis = {row["vni"] for row in result.inventory["vnis"]}
+    assert vnis == ({"100", "200"} if mechanism in NULL else set())
+    assert any(NULL.get(mechanism, mechanism[:3].upper()) in row["protection"] for row in result.inventory["talks"])

@@ -147,6 +147,16 @@ def test_esp_alone(tmp_path: Path) -> None:
     assert again.judgement("SEC-OP-8").verdict is UNKNOWN
 
 
+def test_the_counter_in_front_of_ciphertext_is_no_pattern(tmp_path: Path) -> None:
+    """Small packets of AES-GCM: 8 bytes of IV, nearly all zero, before some 100 bytes that are encrypted."""
+    frames = [
+        ip_in(50, struct.pack("!IIQ", 9, n, n) + random.Random(n).randbytes(100)) for n in range(1, 60)
+    ]  # fmt: skip
+    assert audit(tmp_path, timed(*frames)).judgement("SEC-OP-1").verdict is MET
+    clear = [ip_in(50, struct.pack("!II", 9, n) + b"words of another protocol in the clear " * 4) for n in range(1, 60)]
+    assert audit(tmp_path, timed(*clear)).judgement("SEC-OP-1").verdict is UNKNOWN
+
+
 def test_ah_authenticates_and_shows_everything(tmp_path: Path) -> None:
     inner = outer(geneve(7, tcp_frame("10.0.0.1", "10.0.0.2", 80, b"words in clear " * 30)))[34:]
     frames = [ip_in(51, b"\x11\x04\0\0" + struct.pack("!II", 9, n) + bytes(12) + inner) for n in range(1, 60)]

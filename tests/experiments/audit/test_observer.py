@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import struct
 import tracemalloc
@@ -20,6 +21,8 @@ from geneve.option import Option
 from geneve.outer import build_datagram, build_frame
 from tests.experiments.audit import captures
 from tests.experiments.audit.captures import DESTINATION, MAC_A, MAC_B, SOURCE, geneve, outer, tcp_frame
+from tests.nve.ipsec.ipsec_support import Pair
+from tests.support import udp_frame
 
 PACKET = geneve(7, tcp_frame("10.0.0.1", "10.0.0.2", 80, b"GET /price of everything here HTTP/1.1 and more" * 8))
 DATAGRAM = build_datagram(SOURCE, DESTINATION, 50000, PACKET)
@@ -131,7 +134,7 @@ def test_esp_ah_dtls_wireguard_macsec_and_ike_are_told_apart() -> None:
     assert found == {"ESP": 3, "ESP in UDP": 1, "DTLS": 1, "WireGuard": 1, "MACsec": 1}
     assert count(seen, "IKE packets") == 1
     assert count(seen, "DTLS records other than data") == 1
-    assert count(seen, "DTLS on this project's port for Geneve") == 1
+    assert count(seen, "DTLS on this project's port for Geneve") == 2
     assert {what for (_, _, what), _ in seen.talks} == set(found)
     assert (SOURCE, DESTINATION, "ESP") in seen.talks.rows
 
@@ -155,6 +158,35 @@ def test_channels_that_encrypt_nothing_show_the_geneve_packet(frame: bytes, cove
     assert [vni for vni, _ in seen.networks] == [7]
     assert list(seen.plain_states) == ["authenticated"]
     assert count(seen, "content: authenticated: clear") == 1
+
+
+def test_a_datagram_may_hold_several_dtls_records() -> None:
+    noise = random.Random(2).randbytes(300)
+    made = [b"\x17\xfe\xfd\0\1" + n.to_bytes(6, "big") + (300).to_bytes(2, "big") + noise for n in (1, 2, 3)]
+    seen = observe(outer(b"".join(made), port=4433), outer(made[1], port=4433))
+    ((_, key),) = seen.keys
+    assert key.packets == 4
+    assert seen.facts["sequence numbers seen twice"].first == [2]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("name", ["esp", "esp-null", "ah", "esp-null-short", "ah-short"])
+def test_what_our_own_ipsec_seals(name: str, version: int) -> None:
+    pair = Pair(name, version)
+    frames = [udp_frame(data=bytes([n]) * 400) for n in range(5)]
+    sealed = [packet for frame in frames for packet in pair.seal(frame)]
+    ends = [ipaddress.ip_address(text).packed for text in pair.addresses]
+    if not name.startswith("ah"):
+        sealed = [(struct.pack("!IHBB", 6 << 28, len(body), 50, 64) if version == 6 else
+                   struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, 64, 50, 0)) + b"".join(ends) + body
+                  for body in sealed]  # fmt: skip
+    seen = observe(*[build_frame(MAC_A, MAC_B, packet) for packet in sealed])
+    if name == "esp":
+        assert seen.geneve.packets == 0
+        assert [place[0] for place, _ in seen.keys] == ["ESP"]
+    else:
+        assert [vni for vni, _ in seen.networks] == [100]
+        assert (seen.geneve.packets, list(seen.plain_states)) == (5, ["authenticated"])
 
 
 @pytest.mark.parametrize(
