@@ -35,6 +35,8 @@ _SECTION = 0x0A0D0D0A
 _BYTE_ORDER = 0x1A2B3C4D
 _INTERFACE, _OBSOLETE_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 1, 2, 3, 6
 _READ_BLOCKS = frozenset({_SECTION, _INTERFACE, _OBSOLETE_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET})
+_NUMBERED_BLOCKS = frozenset({9, 0x204, 0x0BAD, 0x40000BAD})
+"""Journal entries, sysdig events and custom blocks, which Wireshark numbers as it does packets."""
 _OPTION_TSRESOL, _OPTION_TSOFFSET = 9, 14
 _GZIP = b"\x1f\x8b"
 
@@ -177,6 +179,8 @@ class CaptureFile:
                     time = ticks * interface.unit + interface.offset
                 self.linktypes.add(interface.linktype)
                 yield number, time, interface.linktype, data, wire
+            elif kind in _NUMBERED_BLOCKS:
+                number += 1
 
     def _block(self, number: int) -> tuple[int, bytes]:
         """Return the next block's type and body, b"" for a block that is not read. Sets the section's byte order."""

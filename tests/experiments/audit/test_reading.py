@@ -54,7 +54,7 @@ def test_sections_interfaces_and_unknown_blocks(tmp_path: Path) -> None:
     """Two sections of different byte order, two interfaces of different link types and resolutions, strange blocks."""
     one, two, three, four, five, six = (frame for _, frame in FRAMES)
     data = (
-        captures.section("<") + captures.interface("<", 1) + captures.block("<", 0x0BAD, b"strange" * 1000)
+        captures.section("<") + captures.interface("<", 1) + captures.block("<", 0x12345678, b"strange" * 1000)
         + captures.enhanced(one, 10.0) + captures.interface("<", 101, resolution=9)
         + captures.enhanced(two, 11.5, index=1, unit=1e-9) + captures.simple(three)
         + captures.section(">") + captures.interface(">", 276, resolution=0x80 | 10)
@@ -68,6 +68,14 @@ def test_sections_interfaces_and_unknown_blocks(tmp_path: Path) -> None:
     assert [record[3] for record in records] == [one, two, three, four, six]
     assert capture.nameless == 1, "frame 5 belongs to an interface that nobody described"
     assert capture.damage == ""
+
+
+def test_blocks_that_wireshark_numbers_are_counted(tmp_path: Path) -> None:
+    """As tshark 4.0 does: journal entries, sysdig events and custom blocks are frames, name resolution is none."""
+    extra = [captures.block("<", kind, bytes(24)) for kind in (9, 0x204, 0x0BAD, 0x40000BAD, 4, 5, 10)]
+    data = captures.section() + captures.interface() + b"".join(extra) + captures.enhanced(FRAMES[0][1], 1.0)
+    ((number, *_),) = read(tmp_path, data)[0]
+    assert number == 5
 
 
 def test_obsolete_packet_blocks(tmp_path: Path) -> None:
