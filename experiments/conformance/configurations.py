@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from experiments.mechanism.probe import Probe
-from geneve.control.channel import Channel, ChannelProtocol, Cipher, Encapsulation
+from geneve.control.channel import Channel, ChannelProtocol, Cipher
 from geneve.control.profile import (
     Coverage,
     InnerCoverage,
@@ -21,22 +21,15 @@ from geneve.control.profile import (
 )
 from geneve.control.rules import Action
 from geneve.header import HeaderField
-from topologies.profiles import FULL_PROTECTION, NO_PROTECTION
+from topologies.profiles import CHANNEL_PROFILES, NO_PROTECTION, OURS
 from topologies.scenario import Scenario
 from topologies.scenario_file import load_scenario
 
-OURS = "ours"
 WORTH_READING = frozenset({2, 3, 4, 5, 8, 9, 10, 11, 12, 13})
 """SEC-GEN requirements of which a channel could do more where it does not encrypt."""
 
 _BUILT_IN = {"dtls": ("dtls", "dtls-null"), "esp": ("esp", "esp-null"), "ah": ("ah",)}
-_CHANNELS = {
-    "dtls": Channel(protocol=ChannelProtocol.DTLS, encapsulation=Encapsulation.UDP),
-    "dtls-null": Channel(protocol=ChannelProtocol.DTLS, cipher=Cipher.NULL, encapsulation=Encapsulation.UDP),
-    "esp": Channel(protocol=ChannelProtocol.ESP),
-    "esp-null": Channel(protocol=ChannelProtocol.ESP, cipher=Cipher.NULL),
-    "ah": Channel(protocol=ChannelProtocol.AH, cipher=Cipher.NULL),
-}
+_CHANNELS = {profile.name: profile.channel for profile in CHANNEL_PROFILES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,7 @@ def _translated(
     mechanism: str, name: str, probe: Probe, wanted: Profile, rules: bool, multicast: bool
 ) -> Configuration:
     channel = _CHANNELS[name]
+    assert channel is not None
     pads = channel.protocol is ChannelProtocol.ESP and channel.cipher is not Cipher.NULL
     update: dict[str, object] = {}
     if wanted.padded and pads:
@@ -120,24 +114,17 @@ def missing_settings(wanted: Profile, channel: Channel, rules: bool = False, mul
 
 
 def under(scenario: Scenario, configuration: Configuration, tenant: str) -> Scenario:
-    """Return ``scenario`` under a configuration; with a channel its profiles and the rules that name them are gone.
+    """Return ``scenario`` under a configuration, what the mechanism cannot express left out (:meth:`Scenario.under`).
 
     ``tenant`` is the one that acts; the others stay unless the configuration is to have it alone.
     """
     if configuration.name == OURS:
         return scenario
-    tenants = scenario.tenants
+    update: dict[str, object] = {}
     if configuration.alone:
-        tenants = {tenant: tenants[tenant]}
-    own = NO_PROTECTION if configuration.name == NO_PROTECTION else FULL_PROTECTION
-    left = {entry.vni for entry in tenants.values()}
-    update: dict[str, object] = {
-        "mechanism": configuration.name,
-        "tenants": {name: entry.model_copy(update={"profile": own}) for name, entry in tenants.items()},
-        "policy": tuple(
-            rule for rule in scenario.policy
-            if rule.action is not Action.SECURE and (rule.vni is None or rule.vni in left)
-        ),
-        "profiles": () if configuration.profile is None else (configuration.profile,),
-    }  # fmt: skip
-    return scenario.model_copy(update=update)
+        vni = scenario.tenants[tenant].vni
+        update["tenants"] = {tenant: scenario.tenants[tenant]}
+        update["policy"] = tuple(rule for rule in scenario.policy if rule.vni in (None, vni))
+    if configuration.profile is not None:
+        update["profiles"] = (*scenario.profiles, configuration.profile)
+    return scenario.model_copy(update=update).under(configuration.name)
