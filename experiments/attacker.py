@@ -33,7 +33,7 @@ from experiments.attack_frames import (
     with_other_port,
 )
 from experiments.attacks_analysis import ADD_TELEMETRY, TELEMETRY_ATTACKS
-from experiments.channel_frames import CHANGES, altered
+from experiments.channel_frames import CHANGES, altered, redirected
 from experiments.traffic import build_message
 from experiments.view import View
 from geneve.option import Option
@@ -91,6 +91,9 @@ class OnPath:
         if read is None:
             return [frame]
         self._seen += 1
+        if self._order["attack"] == "redirect":
+            self._events.append({"redirected_bytes": len(frame)})
+            return [frame, redirected(frame, read, self._order["destination"], self._order["mac"])]
         if read.channel or read.packet is None:
             return self._attack_channel(self._order, frame, read, ingress)
         self._security = observed_security(read.packet) or self._security

@@ -127,3 +127,24 @@ def _correct(data: bytearray, read: View, start: int) -> None:
     pseudo = addresses + struct.pack("!IHH", size, 0, PROTOCOL_UDP)
     value = internet_checksum(pseudo + bytes(data[start : start + size])) or 0xFFFF
     struct.pack_into("!H", data, start + 6, value)
+
+
+def redirected(frame: bytes, read: View, destination: str, mac: str) -> bytes:
+    """Return ``frame`` as sent to another node, by outer IP and MAC address; its outer checksums are made right.
+
+    What the frame carries stays as it is, and so does its source. ``destination`` is of the frame's IP version.
+    """
+    data = bytearray(frame)
+    data[:6] = bytes.fromhex(mac.replace(":", ""))
+    address = ipaddress.ip_address(destination)
+    start = read.network
+    if address.version == 4:
+        data[start + 16 : start + 20] = address.packed
+        size = (data[start] & 0x0F) * 4
+        data[start + 10 : start + 12] = b"\0\0"
+        struct.pack_into("!H", data, start + 10, internet_checksum(bytes(data[start : start + size])))
+    else:
+        data[start + 24 : start + 40] = address.packed
+    if read.outer_udp is not None:
+        _correct(data, replace(read, destination=destination), read.outer_udp)
+    return bytes(data)

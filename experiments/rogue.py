@@ -2,7 +2,7 @@
 
 It runs in an NVE's place with its certificate, gets from the NVA what that NVE may have, and forges packets of
 another member of a multicast group with the group's key, which every member holds. Its own signature is all that
-it can put on them. It refuses to run outside the sandbox.
+it can put on them, and under IPsec not even that is asked for. It refuses to run outside the sandbox.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from scapy.packet import Raw
 
 from experiments.attack_frames import Addresses, forged
 from experiments.traffic import PORT, build_message
+from geneve.control.channel import IP_PROTOCOL_ESP, ChannelProtocol
 from geneve.control.profile import Profile
 from geneve.control.state import Association, AssociationRole, NodeState
+from geneve.header import BASE_HEADER_SIZE
 from geneve.outer import build_datagram, build_frame
 from geneve.security.association import OutboundAssociation
 from geneve.security.seal import Item, PacketSealer
 from geneve.security.signature import SEED_SIZE, SourceSigner
 from nve.config import load_config
 from nve.control import make_agent
+from nve.ipsec.sa import OutboundSa
+from nve.ipsec.sealer import IpsecSealer
 from nve.poller import Poller
 from topologies import sandbox
 
@@ -87,19 +91,42 @@ def forge(order: dict[str, Any], own_mac: str, member: Member | None) -> list[by
     if member is None:
         addresses = Addresses.from_dict({"outer_source_mac": own_mac, **order["addresses"]})
         return [forged(addresses, order["vni"], _payload(order, index)) for index in range(order["count"])]
-    association, profile = member.wait_for_key(order["sender"], order["group"])
-    outbound = OutboundAssociation(association, profile)
-    outbound.resume(_AHEAD, outbound.hard_limit)
-    packets = PacketSealer(order["vni"], outbound, signer=member.signer).seal([Item(frame) for frame in inner])
+    held = member.wait_for_key(order["sender"], order["group"])
     outer = order["addresses"]
-    return [
-        build_frame(
-            bytes.fromhex(own_mac.replace(":", "")),
-            bytes.fromhex(outer["outer_destination_mac"].replace(":", "")),
-            build_datagram(outer["outer_source"], outer["outer_destination"], 50000, packet),
-        )
-        for packet in packets
-    ]
+    macs = [bytes.fromhex(mac.replace(":", "")) for mac in (own_mac, outer["outer_destination_mac"])]
+    return [build_frame(macs[0], macs[1], packet) for packet in sealed(order, inner, held, member.signer)]
+
+
+def sealed(
+    order: dict[str, Any], frames: Sequence[bytes], held: tuple[Association, Profile], signer: SourceSigner
+) -> list[bytes]:
+    """Return whole IP packets with ``frames``, in the name of the sender whose key and profile are ``held``.
+
+    They are made as that sender would make them: with a security option and a signature, which can only be the
+    rogue's own, or in ESP or AH. ValueError for another channel.
+    """
+    association, profile = held
+    source, destination = order["addresses"]["outer_source"], order["addresses"]["outer_destination"]
+    items = [Item(frame) for frame in frames]
+    if profile.channel is None:
+        outbound = OutboundAssociation(association, profile)
+        outbound.resume(_AHEAD, outbound.hard_limit)
+        packets = PacketSealer(order["vni"], outbound, signer=signer).seal(items)
+        return [build_datagram(source, destination, 50000, packet) for packet in packets]
+    sa = OutboundSa(association, profile)
+    sa.resume(_AHEAD, sa.hard_limit)
+    largest = max(map(len, frames)) + BASE_HEADER_SIZE
+    packets = IpsecSealer(order["vni"], sa, source, destination, largest).seal(items)
+    if profile.channel.protocol is ChannelProtocol.AH:
+        return [_with_checksum(packet) for packet in packets]
+    return [bytes(IP(src=source, dst=destination, proto=IP_PROTOCOL_ESP) / Raw(packet)) for packet in packets]
+
+
+def _with_checksum(packet: bytes) -> bytes:
+    """Return an IPv4 packet with its header's checksum, which a kernel would write."""
+    whole = IP(packet)
+    del whole.chksum
+    return bytes(whole)
 
 
 def _payload(order: dict[str, Any], index: int) -> bytes:

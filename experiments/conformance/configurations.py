@@ -6,7 +6,7 @@ what is missing is part of the evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -19,14 +19,17 @@ from geneve.control.profile import (
     PaddingMode,
     Profile,
 )
-from geneve.control.rules import Action
+from geneve.control.rules import Action, Rule
 from geneve.header import HeaderField
 from topologies.profiles import CHANNEL_PROFILES, NO_PROTECTION, OURS
-from topologies.scenario import Scenario
+from topologies.scenario import Attachment, Scenario, Tenant
 from topologies.scenario_file import load_scenario
 
-WORTH_READING = frozenset({2, 3, 4, 5, 8, 9, 10, 11, 12, 13})
+WORTH_READING = frozenset({2, 3, 4, 5, 8, 9, 10, 11, 13})
 """SEC-GEN requirements of which a channel could do more where it does not encrypt."""
+
+COMBINED = "mechanism"
+"""Name of the scenario in which mechanisms other than ours are tried: all that the probes' own have, in one network."""
 
 _BUILT_IN = {"dtls": ("dtls", "dtls-null"), "esp": ("esp", "esp-null"), "ah": ("ah",)}
 _CHANNELS = {profile.name: profile.channel for profile in CHANNEL_PROFILES}
@@ -54,7 +57,12 @@ def scenario_of(probe_scenario: str) -> Scenario:
 
 
 def configurations(probe: Probe, mechanism: str, scenario: Scenario) -> tuple[Configuration, ...]:
-    """Return what ``probe`` of ``scenario`` is tried under, the most likely first."""
+    """Return what ``probe`` of ``scenario`` is tried under, the most likely first.
+
+    Nothing for a probe of our own settings only, unless the mechanism is ours.
+    """
+    if mechanism != OURS and not probe.compared:
+        return ()
     if mechanism in (OURS, NO_PROTECTION):
         return (Configuration(mechanism, mechanism),)
     wanted = scenario.profile(scenario.tenants[probe.tenant].profile)
@@ -77,8 +85,6 @@ def _translated(
     update: dict[str, object] = {}
     if wanted.padded and pads:
         update |= {"padding": wanted.padding, "dummies": wanted.dummies}
-    if wanted.replay_window != Profile.model_fields["replay_window"].default:
-        update["replay_window"] = wanted.replay_window
     missing = tuple(missing_settings(wanted, channel, rules, multicast))
     if not update:
         return Configuration(mechanism, name, None, missing)
@@ -113,18 +119,36 @@ def missing_settings(wanted: Profile, channel: Channel, rules: bool = False, mul
         yield "proof of a multicast packet's sender"
 
 
-def under(scenario: Scenario, configuration: Configuration, tenant: str) -> Scenario:
-    """Return ``scenario`` under a configuration, what the mechanism cannot express left out (:meth:`Scenario.under`).
+def under(scenario: Scenario, configuration: Configuration) -> Scenario:
+    """Return ``scenario`` under a channel or none, what that cannot express left out."""
+    profiles = () if configuration.profile is None else (configuration.profile,)
+    return scenario.model_copy(update={"profiles": profiles}).under(configuration.name)
 
-    ``tenant`` is the one that acts; the others stay unless the configuration is to have it alone.
+
+def combined(parts: Mapping[str, Iterable[str]]) -> Scenario:
+    """Return one scenario with tenants of several that share their underlay: scenario -> names of tenants.
+
+    A tenant that two scenarios have, with the same hosts and options, is there once; ValueError if they differ.
+    Profiles are not in it: names can mean different ones.
     """
-    if configuration.name == OURS:
-        return scenario
-    update: dict[str, object] = {}
-    if configuration.alone:
-        vni = scenario.tenants[tenant].vni
-        update["tenants"] = {tenant: scenario.tenants[tenant]}
-        update["policy"] = tuple(rule for rule in scenario.policy if rule.vni in (None, vni))
-    if configuration.profile is not None:
-        update["profiles"] = (*scenario.profiles, configuration.profile)
-    return scenario.model_copy(update=update).under(configuration.name)
+    scenarios = {name: scenario_of(name) for name in parts}
+    first = next(iter(scenarios.values()))
+    tenants: dict[str, Tenant] = {}
+    nves: dict[str, Attachment] = {}
+    rules: list[Rule] = []
+    for name, scenario in scenarios.items():
+        for tenant in parts[name]:
+            entry = scenario.tenants[tenant]
+            known = tenants.setdefault(tenant, entry)
+            if (known.hosts, known.options) != (entry.hosts, entry.options):
+                raise ValueError(f"another scenario has a tenant '{tenant}' that differs from that of '{name}'")
+        nves |= scenario.nves
+        rules += scenario.policy
+    kept = {None, *(tenant.vni for tenant in tenants.values())}
+    spoofing = all(scenario.underlay.anti_spoofing for scenario in scenarios.values())
+    update: dict[str, object] = {
+        "name": COMBINED, "description": "", "profiles": (), "tenants": tenants, "nves": nves,
+        "policy": tuple(rule for rule in rules if rule.vni in kept),
+        "underlay": first.underlay.model_copy(update={"anti_spoofing": spoofing}),
+    }  # fmt: skip
+    return first.model_copy(update=update)

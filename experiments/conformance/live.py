@@ -6,7 +6,9 @@ import json
 from contextlib import ExitStack
 
 from experiments.bench import Hosts, started
+from experiments.conformance import deployments_live
 from experiments.conformance.analysis import REFUSED, folder_of
+from experiments.conformance.draft import MECHANISMS
 from experiments.conformance.networks import Network, networks
 from experiments.context import Context
 from experiments.mechanism.analysis import PROBE_SECONDS
@@ -20,14 +22,15 @@ from topologies.scenario_file import scenario_path
 def run(context: Context) -> None:
     """Make each network once and let its probes act there."""
     for network in networks():
-        text = scenario_path(network.file).read_text(encoding="utf-8")
-        context.run.update(scenarios={**context.run.record.get("scenarios", {}), network.file: text})
+        texts = {file: scenario_path(file).read_text(encoding="utf-8") for file in network.files}
+        context.run.update(scenarios={**context.run.record.get("scenarios", {}), **texts})
         fault = first_fault(network.scenario)
         if fault is None:
             _run_network(context, network)
         else:
             for probe in network.probes:
                 _refuse(context, network, probe, str(fault))
+    deployments_live.run(context, MECHANISMS)
 
 
 def _refuse(context: Context, network: Network, probe: Probe, fault: str) -> None:

@@ -174,6 +174,12 @@ class Bench:
             raise ExperimentError(f"scenario '{self.scenario.name}' has no attacker '{EVE}' on a link")
         return self._eve
 
+    def place(self, nve: str) -> dict[str, str]:
+        """Return where an NVE is on the underlay: the ``destination`` and the ``mac`` of what is sent to it."""
+        interface = self.testbed.interface(nve, self.scenario.nves[nve].attach)
+        end = next(end for end in self.testbed.plan.ends(nve) if end.interface == interface)
+        return {"destination": self.testbed.plan.underlay_addresses[nve], "mac": end.mac}
+
     def stats(self) -> dict[str, Any]:
         """Return the statistics of every NVE and transit device."""
         names = [*self.testbed.plan.nodes(Kind.NVE), *self.testbed.plan.nodes(Kind.TRANSIT)]

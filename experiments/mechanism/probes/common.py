@@ -111,6 +111,12 @@ def read_by(evidence: Evidence, node: str, option_class: int, option_type: int) 
     return counts[1] - counts[0]
 
 
+def refusals(evidence: Evidence, nve: str) -> int:
+    """Return how many packets an NVE refused while the probe acted, for any reason."""
+    reasons = {*evidence.stats(nve, "before").get("drops", {}), *evidence.stats(nve).get("drops", {})}
+    return sum(evidence.counted(nve, "drops", reason) for reason in reasons)
+
+
 def enough(packets: Sequence[Seen], least: int = 3) -> bool:
     """Whether there were packets to judge at all: no judge may be satisfied with silence."""
     return len(packets) >= least

@@ -154,26 +154,24 @@ def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judg
     return judge
 
 
-def _pad(
-    name: str, tenant: str, prefix: str, sizes: list[int], statement: str, right: Right
-) -> Probe:
+def _pad(name: str, prefix: str, sizes: list[int], statement: str, right: Right, compared: bool = True) -> Probe:
     first, second = f"{prefix}1", f"{prefix}2"
-    return Probe(6, MUST, name, SCENARIO, tenant, _burst(first, second, sizes),
-                 _judge_sizes(first, second, statement, right), unpadded)  # fmt: skip
+    return Probe(6, MUST, name, SCENARIO, name, _burst(first, second, sizes),
+                 _judge_sizes(first, second, statement, right), unpadded, compared=compared)  # fmt: skip
 
 
-def _dummy(name: str, prefix: str, one_size: bool, fills: bool) -> Probe:
+def _dummy(name: str, prefix: str, one_size: bool, fills: bool, compared: bool = False) -> Probe:
     first, second = f"{prefix}1", f"{prefix}2"
     return Probe(7, MUST, name, SCENARIO, name, _idle_then_busy(first, second),
-                 _judge_dummies(first, second, one_size, fills), unpadded)  # fmt: skip
+                 _judge_dummies(first, second, one_size, fills), unpadded, compared=compared)  # fmt: skip
 
 
 PROBES = (
-    _pad("multiple", "multiple", "mul", _SIZES, f"payloads are padded to multiples of {_MULTIPLE} bytes", _multiples),
-    _pad("buckets", "buckets", "buck", _SIZES, f"payloads are padded to {_BUCKETS} bytes or the largest", _in_buckets),
-    _pad("mtu", "mtu", "mtu", _SIZES, "payloads are all padded to the largest size", _all_largest),
-    _pad("random", "random", "rand", _EQUAL, "frames of one size are padded at random", _spread),
+    _pad("multiple", "mul", _SIZES, f"payloads are padded to multiples of {_MULTIPLE} bytes", _multiples, False),
+    _pad("buckets", "buck", _SIZES, f"payloads are padded to {_BUCKETS} bytes or the largest", _in_buckets),
+    _pad("mtu", "mtu", _SIZES, "payloads are all padded to the largest size", _all_largest, False),
+    _pad("random", "rand", _EQUAL, "frames of one size are padded at random", _spread),
     _dummy("constant", "cons", True, False),
     _dummy("poisson", "pois", False, False),
-    _dummy("fill", "fill", True, True),
+    _dummy("fill", "fill", True, True, compared=True),
 )

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import MUST, Finding, Probe, Weight
-from experiments.mechanism.probes.common import INNER_HEADERS, enough, find_option, numbers, own, spi_of
+from experiments.mechanism.probes.common import (
+    INNER_HEADERS,
+    enough,
+    find_option,
+    numbers,
+    own,
+    received,
+    refusals,
+    sent,
+    spi_of,
+)
+from experiments.programs import wait_for
+from experiments.view import Carrier
 from geneve.control.profile import KeyGranularity, Profile
 from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS
 
@@ -15,6 +27,9 @@ if TYPE_CHECKING:
 
 SCENARIO = "mechanism-policy"
 _COUNT = 5
+_TALKS = {("paira1", "paira2"): 201, ("paira2", "paira1"): 202, ("paira1", "paira3"): 203}
+_TUNNELS = {("nve1", "nve2"), ("nve2", "nve1"), ("nve1", "nve3")}
+_BROADCAST = 240
 _FLOWS = {
     "UDP to port 7000": (201, {}, "full"),
     "UDP to port 7150": (202, {"port": 7150}, "headers-only"),
@@ -78,24 +93,66 @@ def _shown(spis: set[int | None]) -> str:
 
 
 def _act_pairs(bench: Bench) -> dict[str, object]:
-    bench.burst("paira1", "paira2", [201] * _COUNT)
-    bench.burst("paira2", "paira1", [202] * _COUNT)
-    return {}
+    bench.hosts.receiver(bench.host("paira3"), everything=True)
+    for (first, second), size in _TALKS.items():
+        bench.burst(first, second, [size] * _COUNT)
+    # Broadcasts, so that whoever is brought one would deliver it.
+    target = bench.target("nve1", "nve2", _BROADCAST)
+    bench.eve().ask({"do": "begin", "attack": "redirect", "limit": _COUNT, "target": target, **bench.place("nve3")})
+    bench.broadcast("paira1", "10.0.0.255", [_BROADCAST] * _COUNT)
+    log = bench.hosts.receiver(bench.host("paira3"))
+    wait_for(lambda: log.read_bytes().count(b"\n") > 2 * _COUNT, 0.5)
+    return {"redirected": bench.eve().ask({"do": "end"})["seen"]}
 
 
 def judge_pairs(evidence: Evidence) -> list[Finding]:
-    """SEC-GEN-16: keys for each pair of NVEs, whatever the VNI."""
-    keys = [entry for entry in evidence.facts["associations"] if entry["role"] == "egress" and entry["vni"] is None]
-    ends = {(entry["sender"], entry["audience"]) for entry in keys}
-    packets = own(evidence, size=201 + INNER_HEADERS) + own(evidence, size=202 + INNER_HEADERS)
-    spis = {seen.view.source: spi_of(seen) for seen in packets}
-    used = {spi for spi in spis.values() if spi in evidence.spis and evidence.spis[spi]["vni"] is None}
+    """SEC-GEN-16: keys for each tunnel between NVEs, whatever the VNI."""
+    back = [payload for payload in received(evidence, "paira3") if len(payload) == 2 * _BROADCAST]
+    out = [payload for payload in sent(evidence, "paira1") if len(payload) == 2 * _BROADCAST]
+    brought, refused = evidence.facts["facts"]["redirected"], refusals(evidence, "nve3")
+    packets = own(evidence, "nve1", _BROADCAST + INNER_HEADERS)
+    to_nve2 = [seen for seen in packets if seen.view.destination == evidence.facts["addresses"]["nve2"]]
+    own_copies = len(set(out) & set(back))
     return [
-        Finding("each ordered pair of NVEs has a key of its own for all VNIs", len(keys) == len(ends) == 2,
-                f"{len(keys)} associations for {sorted(ends)}"),
-        Finding("and uses it", enough(packets, 2 * _COUNT) and len(used) == 2, f"SPIs {_shown(set(spis.values()))}",
-                numbers(packets)),
+        _pair_keys(evidence),
+        Finding("packets of one tunnel that are brought into another are refused",
+                brought == _COUNT == len(out) and sorted(back) == sorted(out) and refused >= _COUNT,
+                f"eve sent {brought} packets from nve1 to nve2 on to nve3 too: {len(back) - own_copies} delivered "
+                f"there besides nve3's own {own_copies}, {refused} refused by nve3", numbers(to_nve2)),
     ]  # fmt: skip
+
+
+def _pair_keys(evidence: Evidence) -> Finding:
+    """Judge that tunnels have keys of their own: sessions of DTLS, or associations and their SPIs in packets."""
+    names = {address: node for node, address in evidence.facts["addresses"].items()}
+    packets = [seen for size in _TALKS.values() for seen in own(evidence, size=size + INNER_HEADERS)]
+    tunnels = {(names.get(s.view.source, "?"), names.get(s.view.destination, "?")): spi_of(s) for s in packets}
+    seen_all = enough(packets, len(_TALKS) * _COUNT) and tunnels.keys() >= _TUNNELS
+    if any(seen.view.carrier is Carrier.DTLS for seen in packets):
+        live = sessions(evidence)
+        ends = {frozenset(pair) for pair in tunnels}
+        return Finding("each pair of NVEs has a session of its own, with keys of its own", seen_all and ends <= live,
+                       f"packets of {len(ends)} pairs; sessions: {_pairs(live)}", numbers(packets))  # fmt: skip
+    keys = [entry for entry in evidence.facts["associations"] if entry["role"] == "egress" and entry["vni"] is None]
+    named = {(entry["sender"], entry["audience"]): int(entry["spi"]) for entry in keys}
+    uses = all(tunnels.get(tunnel) == named.get(tunnel, -1) for tunnel in _TUNNELS)
+    shown = ", ".join(f"{a} to {b} {_shown({spi})}" for (a, b), spi in sorted(tunnels.items()))
+    return Finding("each ordered pair of NVEs has a key of its own for all VNIs, and uses it",
+                   seen_all and uses and len(keys) == len(named) == len(set(named.values())),
+                   f"{len(keys)} associations; SPIs in packets: {shown or 'none'}", numbers(packets))  # fmt: skip
+
+
+def sessions(evidence: Evidence) -> set[frozenset[str]]:
+    """Return the pairs of NVEs of which both have an established DTLS session with the other."""
+    held = set()
+    for node in evidence.facts["addresses"]:
+        found = evidence.facts["stats"]["after"].get(node, {}).get("mechanism", {}).get("sessions", {})
+        held |= {(node, peer) for peer, entry in found.items() if entry["established"]}
+    return {frozenset(pair) for pair in held if pair[::-1] in held}
+
+
+def _pairs(pairs: set[frozenset[str]]) -> str:
+    return ", ".join(sorted("-".join(sorted(pair)) for pair in pairs)) or "none"
 
 
 def _act_each(bench: Bench) -> dict[str, object]:
@@ -131,7 +188,7 @@ def unchanged(profile: Profile) -> Profile:
 
 PROBES = (
     Probe(15, MUST, "flows", SCENARIO, "flows", _act_flows, judge_flows, unchanged, keep_rules=False),
-    Probe(16, MUST, "rules", SCENARIO, "rules", _act_rules, judge_rules, per_vni),
+    Probe(16, MUST, "rules", SCENARIO, "rules", _act_rules, judge_rules, per_vni, compared=False),
     Probe(16, MUST, "pairs", SCENARIO, "paira", _act_pairs, judge_pairs, per_vni),
-    Probe(16, MUST, "flow-keys", SCENARIO, "each", _act_each, judge_each, per_vni),
+    Probe(16, MUST, "flow-keys", SCENARIO, "each", _act_each, judge_each, per_vni, compared=False),
 )
