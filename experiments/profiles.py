@@ -52,6 +52,9 @@ class Profile:
     flood_rates: tuple[int, ...] = (1000, 5000, 10_000, 20_000, 50_000)
     """Forged packets a second."""
 
+    conformance: tuple[int, ...] = ()
+    """The SEC-GEN requirements that are tried under every mechanism; none: all, and SEC-OP too."""
+
     def as_dict(self) -> dict[str, Any]:
         """Return all fields for run.json."""
         return asdict(self)
@@ -87,7 +90,7 @@ PROFILES = {
             rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), growth_sizes=(5, 10), growth_changes=2,
             scale_rounds=1, scale_packets=256, scale_memory_repeats=1,
             scale_largest=(("associations", 100), ("rules", 100), ("flows", 1000)),
-            flood_repeats=1, flood_rates=(1000, 20_000),
+            flood_repeats=1, flood_rates=(1000, 20_000), conformance=(12, 14),
         ),
     )
 }  # fmt: skip

@@ -303,7 +303,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         ),
         Experiment(
             "conformance", "mechanism-confidentiality", "the draft's own tables: every requirement, each mechanism",
-            lambda _: conformance.seconds(), _run_conformance, conformance.section,
+            conformance.seconds, _run_conformance, conformance.section,
         ),
         Experiment(
             "control", "control-plane", "convergence, failures, moves, revocation and rekeying under load",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,11 @@ class Section:
     plots: Sequence[Plot] = ()
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    markup: str = ""
+    """HTML of the section's own, in front of its tables; whoever makes it escapes what it shows."""
 
 
+_CAPTURE = re.compile(r"captures/[\w./-]+\.pcap")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 70rem;
        margin: 2rem auto; padding: 0 1.2rem; }
@@ -51,6 +55,8 @@ figure img { width: 100%; border: 1px solid #ddd; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid #ddd; padding: .2rem .55rem; text-align: left; vertical-align: top; }
 th { background: #f3f3f3; } td.number { text-align: right; }
+td.differs { outline: 2px solid #1c1c1c; outline-offset: -2px; } td small { color: #555; }
+div.cell { margin: .5rem 0 .9rem 1rem; } div.cell:target { background: #fdf3d7; }
 div.wide { overflow-x: auto; max-height: 32rem; overflow-y: auto; }
 .bad { background: #fbe3e0; border-left: 4px solid #a11; padding: .5rem 1rem; margin: 1rem 0; }
 .warn { background: #fdf3d7; border-left: 4px solid #a70; padding: .5rem 1rem; margin: 1rem 0; }
@@ -126,6 +132,7 @@ def _section(root: Path, section: Section) -> str:
         f"<p>{html.escape(section.introduction)}</p>",
     ]
     parts.extend(_figure(plot) for plot in section.plots)
+    parts.append(section.markup)
     parts.extend(_table(root, table) for table in section.tables)
     return "\n".join(parts)
 
@@ -165,8 +172,13 @@ def _linked(text: str) -> str:
     """Return ``text`` for the page, with the captures that it names as links."""
     parts = text.split(", ")
     if not all(part.startswith("captures/") for part in parts):
-        return html.escape(text)
+        return with_links(text)
     return ", ".join(f'<a href="{html.escape(part)}">{html.escape(Path(part).name)}</a>' for part in parts)
+
+
+def with_links(text: str) -> str:
+    """Return ``text`` as HTML, with the captures that it names by their paths as links."""
+    return _CAPTURE.sub(lambda match: f'<a href="{match[0]}">{match[0][len("captures/"):]}</a>', html.escape(text))
 
 
 def _readable(text: str) -> str:

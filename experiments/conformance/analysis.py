@@ -27,6 +27,8 @@ REFUSED = "refused"
 """Key of the facts of a configuration that the testbed refuses to make, with the reason."""
 DEPLOYMENTS = "deployments.jsonl"
 """Verdicts on deployments, one trial a line, as :func:`deployment_line` writes them."""
+PLAN = "plan.json"
+"""Which SEC-GEN requirements a run has tried, by number, where not all."""
 COLUMNS = ("requirement", "level", "mechanism", "verdict", "draft_verdict", "evidence", "reason")
 FINDING_COLUMNS = (
     "requirement", "mechanism", "probe", "configuration", "statement", "weight", "parts", "holds", "reason", "packets",
@@ -67,6 +69,9 @@ def analyse(
         deployments, planted = read_deployments(run)
         trials.update(deployments)
     wanted = [requirement for requirement in REQUIREMENTS if requirement.series in series]
+    if GEN in series and (run / "raw" / NAME / PLAN).exists():
+        tried = json.loads((run / "raw" / NAME / PLAN).read_text(encoding="utf-8"))
+        wanted = [requirement for requirement in wanted if requirement.series == OP or requirement.number in tried]
     result = conclude(trials, wanted, mechanisms)
     _check_planted(planted, result)
     return result
@@ -243,6 +248,12 @@ def _evidence(decision: Decision) -> str:
         packets = sorted({number for finding in trial.findings for number in finding.packets})
         where = f"{trial.capture or 'no capture'}"
         texts.append(where + (f" packets {shown(packets)}" if packets else ""))
+    counting = {id(trial) for trial in decision.grounds}
+    probes = {trial.probe for trial in decision.grounds if trial.failed}
+    for trial in decision.trials:
+        if id(trial) not in counting and trial.probe in probes and trial.failed:
+            packets = sorted({number for finding in trial.findings for number in finding.packets})
+            texts.append(f"{trial.capture or 'no capture'} packets {shown(packets)}")
     missing = dict.fromkeys(text for trial in decision.trials for text in trial.missing)
     texts.append("tried: " + ", ".join(decision.configurations))
     if missing:

@@ -142,7 +142,8 @@ def combined(parts: Mapping[str, Iterable[str]]) -> Scenario:
             known = tenants.setdefault(tenant, entry)
             if (known.hosts, known.options) != (entry.hosts, entry.options):
                 raise ValueError(f"another scenario has a tenant '{tenant}' that differs from that of '{name}'")
-        nves |= scenario.nves
+        served = {host.nve for tenant in parts[name] for host in scenario.tenants[tenant].hosts.values()}
+        nves |= {nve: place for nve, place in scenario.nves.items() if nve in served}
         rules += scenario.policy
     kept = {None, *(tenant.vni for tenant in tenants.values())}
     spoofing = all(scenario.underlay.anti_spoofing for scenario in scenarios.values())

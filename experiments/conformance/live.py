@@ -7,9 +7,9 @@ from contextlib import ExitStack
 
 from experiments.bench import Hosts, started
 from experiments.conformance import deployments_live
-from experiments.conformance.analysis import REFUSED, folder_of
+from experiments.conformance.analysis import PLAN, REFUSED, folder_of
 from experiments.conformance.draft import MECHANISMS
-from experiments.conformance.networks import Network, networks
+from experiments.conformance.networks import Network, chosen, networks
 from experiments.context import Context
 from experiments.mechanism.analysis import PROBE_SECONDS
 from experiments.mechanism.evidence import FACTS
@@ -20,8 +20,10 @@ from topologies.scenario_file import scenario_path
 
 
 def run(context: Context) -> None:
-    """Make each network once and let its probes act there."""
-    for network in networks():
+    """Make each network once and let its probes act there; then the deployments."""
+    wanted = context.profile.conformance
+    context.raw(PLAN).write_text(json.dumps(wanted or list(range(1, 18))), encoding="utf-8")
+    for network in networks(chosen(wanted)):
         texts = {file: scenario_path(file).read_text(encoding="utf-8") for file in network.files}
         context.run.update(scenarios={**context.run.record.get("scenarios", {}), **texts})
         fault = first_fault(network.scenario)
@@ -30,7 +32,8 @@ def run(context: Context) -> None:
         else:
             for probe in network.probes:
                 _refuse(context, network, probe, str(fault))
-    deployments_live.run(context, MECHANISMS)
+    if not wanted:
+        deployments_live.run(context, MECHANISMS)
 
 
 def _refuse(context: Context, network: Network, probe: Probe, fault: str) -> None:

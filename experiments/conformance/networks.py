@@ -62,3 +62,9 @@ def networks(probes: Iterable[Probe] = PROBES, mechanisms: Sequence[str] = MECHA
                 name = probe.scenario if mechanism == OURS else probe.tenant if entry.alone else COMBINED
                 found.setdefault((name, entry.name), Network(entry, name)).probes.append(probe)
     return list(found.values())
+
+
+def chosen(requirements: Iterable[int]) -> tuple[Probe, ...]:
+    """Return the probes of some requirements; all for none."""
+    numbers = set(requirements)
+    return tuple(probe for probe in PROBES if not numbers or probe.requirement in numbers)

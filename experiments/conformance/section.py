@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.conformance import analysis, plots
-from experiments.conformance.draft import GEN, OP
-from experiments.conformance.networks import networks
+from experiments.conformance import analysis, page, plots
+from experiments.conformance.draft import GEN, MECHANISMS, OP
+from experiments.conformance.networks import chosen, networks
 from experiments.mechanism.analysis import PROBE_SECONDS
-from experiments.profiles import START_SECONDS
-from experiments.report import Section, Table
+from experiments.profiles import START_SECONDS, Profile
+from experiments.report import Section
+
+DEPLOYMENT_SECONDS = 10.0
+"""About how long tenants and eve act in one deployment."""
 
 
-def seconds() -> float:
+def seconds(profile: Profile) -> float:
     """Return the plan for progress: the networks to start, and the probes that act in them."""
-    planned = networks()
-    return START_SECONDS * len(planned) + PROBE_SECONDS * sum(len(network.probes) for network in planned)
+    planned = networks(chosen(profile.conformance))
+    found = START_SECONDS * len(planned) + PROBE_SECONDS * sum(len(network.probes) for network in planned)
+    if not profile.conformance:
+        found += (len(MECHANISMS) + 1) * (START_SECONDS + DEPLOYMENT_SECONDS)
+    return found
 
 
 def section(root: Path) -> Section:
@@ -34,12 +40,7 @@ def section(root: Path) -> Section:
         "(none) every probe has "
         f"to find the fault. {len(differing)} cells differ from the draft's, each with an explanation.",
         analysis.summary(result),
-        (
-            Table("conformance.csv", "Verdicts", "draft verdict: Y, N or Y/N; empty: the draft says nothing. It is "
-                  "compared strictly: Y with met, N with not met, Y/N with met in part."),
-            Table("conformance-findings.csv", "Findings", "One row per statement; weight: whether the requirement "
-                  "demands it, the trial is void without it, or it is only noted; parts: what of the requirement needs "
-                  "it; counts: whether the verdict rests on this trial; packets: numbers in the capture."),
-        ),
+        (),
         plots.draw(result, folders["plots"]), result.failures, result.warnings,
+        page.markup(result),
     )  # fmt: skip

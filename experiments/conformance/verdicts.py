@@ -125,7 +125,8 @@ def decide(requirement: Requirement, trials: Sequence[Trial]) -> Decision:
     if not parts:
         return Decision(Verdict.VOID, "no demanded statements", tuple(grounds), everything, ("no demanded statements",))
     verdict = Verdict.MET if all(parts) else Verdict.IN_PART if any(parts) else Verdict.NOT_MET
-    return Decision(verdict, _reason(grounds), tuple(grounds), everything, faults)
+    reason = _reason(grounds, [trial for trial in valid if not any(trial is ground for ground in grounds)])
+    return Decision(verdict, reason, tuple(grounds), everything, faults)
 
 
 def _best_of_each(trials: Iterable[Trial]) -> list[Trial]:
@@ -142,11 +143,18 @@ def _rank(trial: Trial) -> tuple[int, int]:
     return sum(trial.parts().values()), sum(finding.holds for finding in demanded)
 
 
-def _reason(grounds: Iterable[Trial]) -> str:
-    """Return what failed and why, or, where nothing did, what was seen."""
+def _reason(grounds: Iterable[Trial], others: Iterable[Trial] = ()) -> str:
+    """Return what failed and why, also under the other configurations of those probes; or what was seen."""
     grounds = list(grounds)
-    failed = [finding for trial in grounds for finding in trial.failed]
+    failed = [trial for trial in grounds if trial.failed]
     if failed:
-        return "; ".join(dict.fromkeys(f"does not hold: {f.statement} ({f.reason})" for f in failed))
+        probes = {trial.probe for trial in failed}
+        texts = [_failures(trial) for trial in failed]
+        texts += [f"under {t.configuration} instead: {_failures(t)}" for t in others if t.probe in probes and t.failed]
+        return "; ".join(dict.fromkeys(texts))
     demanded = [finding for trial in grounds for finding in trial.of_weight(Weight.DEMANDED)]
     return "; ".join(dict.fromkeys(f"{f.statement} ({f.reason})" for f in demanded))
+
+
+def _failures(trial: Trial) -> str:
+    return "; ".join(dict.fromkeys(f"does not hold: {f.statement} ({f.reason})" for f in trial.failed))

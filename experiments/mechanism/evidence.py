@@ -95,12 +95,19 @@ class Evidence:
     def when_sent(self, size: int) -> list[tuple[float, float]]:
         """Return when messages of ``size`` bytes were sent: for each host that did, from the first to the last."""
         times = []
-        for host in self.facts["hosts"]:
-            lines = [line for message, line in self.messages(SENT, self.facts["hosts"][host])]
-            sent = [line["time_ns"] / 1e9 for line in lines if len(line["payload"]) == 2 * size and "time_ns" in line]
+        for host in self.facts["hosts"].values():
+            sent = [when for when, sent_size in self._sent_by(host) if sent_size == size]
             if sent:
                 times.append((min(sent), max(sent)))
         return times
+
+    def all_sent(self) -> list[tuple[float, int]]:
+        """Return when every message was sent, and its size in bytes."""
+        return [entry for host in self.facts["hosts"].values() for entry in self._sent_by(host)]
+
+    def _sent_by(self, host: str) -> list[tuple[float, int]]:
+        lines = [line for _, line in self.messages(SENT, host)]
+        return [(line["time_ns"] / 1e9, len(line["payload"]) // 2) for line in lines if "time_ns" in line]
 
     def messages(self, pattern: str, host: str) -> list[tuple[Message, dict[str, Any]]]:
         """Return the marked messages in a host's log, SENT or RECEIVED, of this probe's label."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from experiments.mechanism.evidence import Evidence
+from experiments.mechanism.evidence import Evidence, Seen
 from experiments.mechanism.probe import MUST, SHOULD, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
@@ -98,7 +98,8 @@ def judge_headers(evidence: Evidence) -> list[Finding]:
         Finding("a changed inner header is refused", seen == _COUNT == len(out) and not back,
                 f"{seen} packets with another inner source port and right checksums, {len(back)} delivered",
                 numbers(own(evidence, "nve1", size + INNER_HEADERS))),
-        flip_result(evidence, "payload", "head1", "head2", True, "what follows the headers is the tenant's own affair"),
+        flip_result(evidence, "payload", "head1", "head2", True,
+                    "a change of what follows the headers passes: it is not authenticated"),
     ]  # fmt: skip
 
 
@@ -148,9 +149,10 @@ def judge_nve(evidence: Evidence) -> list[Finding]:
     moved = evidence.counted("nve2", "drops", "behind_window") + evidence.counted("nve2", "drops", "replayed")
     return [
         Finding("no forged packet is delivered", facts["number"] == facts["data"] == _COUNT and set(back) <= set(out),
-                f"{2 * _COUNT} forged copies sent ahead, {len(set(back) - set(out))} delivered; {refused} refused",
+                f"{2 * _COUNT} forged copies sent ahead, {len(set(back) - set(out))} delivered; "
+                f"{refused} counted as refused",
                 numbers(own(evidence, "nve1"))),
-        Finding("nor does one move the replay window: every true packet that follows it is delivered",
+        Finding("none moves the replay window: every true packet behind one is delivered",
                 sorted(back) == sorted(out) and moved == 0,
                 f"{len(back)} of {len(out)} delivered, {moved} taken for old", numbers(own(evidence, "nve1"))),
     ]  # fmt: skip
@@ -169,6 +171,8 @@ def _act_transit(bench: Bench) -> dict[str, object]:
 def judge_transit(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-13: a transit device authenticates before it acts."""
     findings, facts = [], evidence.facts["facts"]
+    # Under a channel no device finds telemetry that it could refuse; not to act on it is all that can be asked.
+    channel = any(seen.view.channel for seen in evidence.packets)
     for device in ("t2", "t1"):
         before, after = (evidence.stats(device, when)["counters"] for when in ("before", "after"))
         middle = facts["middle"][device]
@@ -176,7 +180,7 @@ def judge_transit(evidence: Evidence) -> list[Finding]:
         acted, genuine = middle["exported"] - before["exported"], after["exported"] - middle["exported"]
         findings += [
             Finding(f"{device} does not act on forged telemetry",
-                    facts["forged"] == _COUNT and refused >= _COUNT and acted == 0,
+                    facts["forged"] == _COUNT and (channel or refused >= _COUNT) and acted == 0,
                     f"{facts['forged']} packets with changed telemetry: {refused} refused, {acted} acted upon",
                     numbers(own(evidence, "nve2", _SIZE + INNER_HEADERS))),
             Finding(f"{device} acts on genuine telemetry", genuine >= _COUNT, f"{genuine} of {_COUNT} acted upon",
@@ -210,14 +214,18 @@ def judge_replay(evidence: Evidence) -> list[Finding]:
     repeated, back = evidence.facts["facts"]["repeated"], received(evidence, "full1")
     out = sent(evidence, "full2")
     refused = evidence.counted("nve1", "drops", "replayed")
+    channel = any(seen.view.channel for seen in evidence.packets)
+    copies = repeats(evidence, "nve2")
+    # OpenSSL says nothing of records that it refuses as repeated. What counts there is that copies passed the capture.
+    holds = repeated == _COUNT and sorted(back) == sorted(out) and (len(copies) >= _COUNT if channel else
+                                                                    refused >= _COUNT)
     findings = [
-        Finding("the NVE refuses repeated packets",
-                repeated == _COUNT and sorted(back) == sorted(out) and refused >= _COUNT,
-                f"{repeated} packets repeated by eve, {len(back) - len(set(back))} delivered twice, {refused} refused",
-                numbers(own(evidence, "nve2", _SIZE + INNER_HEADERS)))
+        Finding("the NVE refuses repeated packets", holds,
+                f"{repeated} packets repeated by eve, {len(copies)} copies in the capture, "
+                f"{len(back) - len(set(back))} delivered twice",
+                numbers(copies) or numbers(own(evidence, "nve2", _SIZE + INNER_HEADERS)))
     ]  # fmt: skip
     # No device can open a channel's packets: there it must have acted on none, once or twice.
-    channel = any(seen.view.channel for seen in evidence.packets)
     for device in ("t2", "t1"):
         counted = evidence.counted(device, "counters", "replayed")
         acted = evidence.counted(device, "counters", "exported")
@@ -226,6 +234,18 @@ def judge_replay(evidence: Evidence) -> list[Finding]:
             holds, reason = acted == 0, f"{acted} packets acted upon; the device can open none"
         findings.append(Finding(f"{device} does not act on repeated packets", holds, reason))
     return findings
+
+
+def repeats(evidence: Evidence, sender: str) -> list[Seen]:
+    """Return the packets from one NVE that the capture has a second time, byte for byte."""
+    known: set[bytes] = set()
+    found = []
+    for seen in evidence.packets:
+        if seen.view.source == evidence.facts["addresses"][sender]:
+            if seen.raw in known:
+                found.append(seen)
+            known.add(seen.raw)
+    return found
 
 
 def _act_late(first: str, second: str) -> Callable[[Bench], dict[str, object]]:

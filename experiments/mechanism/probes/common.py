@@ -37,14 +37,14 @@ def own(evidence: Evidence, sender: str | None = None, size: int | None = None) 
     a time does, and has the size wanted if it passed while messages of that size were sent.
     """
     nodes = set(evidence.facts["addresses"].values())
-    windows = [] if size is None else evidence.when_sent(size - INNER_HEADERS)
+    windows = [] if size is None else _windows(evidence, size - INNER_HEADERS)
     chosen = []
     for seen in evidence.packets:
         if sender is not None and seen.view.source != evidence.facts["addresses"][sender]:
             continue
         if seen.packet is None:
             mine = seen.view.source in nodes
-            fits = size is None or any(a <= seen.timestamp <= b + _TRANSIT_SECONDS for a, b in windows)
+            fits = size is None or any(a <= seen.timestamp <= b for a, b in windows)
         else:
             spi = None if seen.view.channel else spi_of(seen)
             mine = seen.packet.header.vni == evidence.vni if spi is None else spi in evidence.spis
@@ -52,6 +52,16 @@ def own(evidence: Evidence, sender: str | None = None, size: int | None = None) 
         if mine and fits:
             chosen.append(seen)
     return chosen
+
+
+def _windows(evidence: Evidence, size: int) -> list[tuple[float, float]]:
+    """Return when packets with messages of ``size`` bytes may be captured: until a little later, or the next burst."""
+    starts = sorted(when for when, sent_size in evidence.all_sent() if sent_size != size)
+    found = []
+    for first, last in evidence.when_sent(size):
+        following = next((when for when in starts if when > last), last + _TRANSIT_SECONDS)
+        found.append((first, min(last + _TRANSIT_SECONDS, following)))
+    return found
 
 
 def numbers(packets: Iterable[Seen]) -> tuple[int, ...]:

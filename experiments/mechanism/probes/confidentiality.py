@@ -114,8 +114,8 @@ def judge_header(evidence: Evidence) -> list[Finding]:
         Finding(
             "no field of the header can be read: all are constants on the wire, Opt Len 128 bytes too, or ciphertext",
             enough(packets, _COUNT) and ((len(headers) == 1 and constant and not opaque) or opaque == packets),
-            f"{len(packets)} packets show {len(headers)} different headers ({len(opaque)} show none): "
-            f"{sorted(header.build().hex() for header in headers)}",
+            f"{len(opaque)} of {len(packets)} packets show no header, the others "
+            f"{', '.join(sorted(header.build().hex() for header in headers)) or 'do not exist'}",
             numbers(packets),
         ),
         arrives(evidence, "hid1", "hid2"),

@@ -58,6 +58,7 @@ def _judge(prefix: str) -> Judge:
         believed = [p for n in (2, 3) for p in received(evidence, f"{prefix}{n}") if len(p) == 2 * (_SIZE + 5)]
         channel = any(seen.view.channel for seen in packets)
         refused = refusals(evidence, "nve2") if channel else evidence.counted("nve2", "drops", "source_unproven")
+        shown = ", ".join(f"{entry['sender']} SPI {entry['spi']:#010x}" for entry in groups)
         keys, proof = ("group keys",), ("proof of the sender",)
         if not evidence.facts["facts"]["group"]:
             return _without_groups(len(out), packets, keys + proof)
@@ -67,10 +68,11 @@ def _judge(prefix: str) -> Judge:
                     f"{len(out)} frames, {len(to_group)} packets to the group, {len(packets) - len(to_group)} others",
                     numbers(packets), parts=keys + proof),
             Finding("every other member's tenants get it, once", all(sorted(b) == sorted(out) for b in back.values()),
-                    f"{len(out)} sent, received {[len(b) for b in back.values()]}", parts=keys + proof),
+                    f"{len(out)} sent, {' and '.join(str(len(b)) for b in back.values())} received",
+                    parts=keys + proof),
             Finding("each sender has a key of its own for the group",
                     len(groups) == len({entry["sender"] for entry in groups}) == 3 and len(spis) == 1,
-                    f"{len(groups)} associations: {[(e['sender'], hex(e['spi'])) for e in groups]}", parts=keys),
+                    f"{len(groups)} associations: {shown or 'none'}", parts=keys),
             Finding("packets carry proof of their sender", enough(signed, _COUNT) and signed == to_group,
                     f"{len(signed)} of {len(to_group)} packets to the group are signed", numbers(signed),
                     Weight.NOTE),

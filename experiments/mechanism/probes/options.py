@@ -53,7 +53,8 @@ def _readers(evidence: Evidence, kind: tuple[int, int], readers: set[str]) -> Fi
     name = f"option {kind[0]:#06x}:{kind[1]:#04x}"
     holds = all((count >= _COUNT) if node in readers else count == 0 for node, count in counts.items())
     who = ", ".join(sorted(readers)) or "nobody"
-    return Finding(f"{name} is read by {who} and no other", holds, f"packets in which nodes read it: {counts}")
+    shown = ", ".join(f"{node} in {count}" for node, count in counts.items())
+    return Finding(f"{name} is read by {who} and no other", holds, f"packets in which nodes read it: {shown}")
 
 
 def _judge_one_of_two(first: str, second: str, hidden: tuple[int, int], shown: tuple[int, int]) -> Judge:
@@ -132,8 +133,8 @@ def _act_subset(bench: Bench) -> dict[str, object]:
 def judge_subset(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-10: one option authenticated, another not."""
     return [
-        flip_result(evidence, "one", "subs1", "subs2", False, "a change of the authenticated option is refused"),
-        flip_result(evidence, "two", "subs1", "subs2", True, "the other option is unauthenticated: a change passes"),
+        flip_result(evidence, "one", "subs1", "subs2", False, "a change of one option is refused: it is authenticated"),
+        flip_result(evidence, "two", "subs1", "subs2", True, "a change of the other passes: it is not authenticated"),
         _hidden_none(evidence),
     ]
 
@@ -156,7 +157,8 @@ def judge_encrypted(evidence: Evidence) -> list[Finding]:
     return [
         Finding("one option is encrypted", enough(packets) and not shown,
                 f"readable in {len(shown)} of {len(packets)} packets", numbers(shown or packets)),
-        flip_result(evidence, "two", "enc1", "enc2", True, "while the other is unauthenticated: a change passes"),
+        flip_result(evidence, "two", "enc1", "enc2", True,
+                    "while a change of the other passes: it is not authenticated"),
     ]  # fmt: skip
 
 

@@ -140,8 +140,10 @@ def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judg
                     f"{len(quiet)} packets in {_QUIET:g} s without data", numbers(quiet)),
             Finding("they end at the NVE", taken >= len(quiet) > 0 and idle == 0,
                     f"{taken} dummies recognised by the NVE, {idle} datagrams at the receiver meanwhile"),
-            Finding("no field that can be read tells dummies from data of the same size", bool(busy) and alike,
-                    f"{len(packets)} packets, {len(lengths)} sizes, {len(looks)} different sets of clear fields"),
+            Finding("no field that can be read tells dummies from data of the same size",
+                    bool(busy and quiet) and alike,
+                    f"{len(packets)} packets; different sizes: {len(lengths)}, different sets of clear fields: "
+                    f"{len(looks)}"),
             arrives(evidence, first, second),
         ]  # fmt: skip
         if fills:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
@@ -62,7 +63,7 @@ def judge_flows(evidence: Evidence) -> list[Finding]:
         else:
             statement = f"{flow}: protected under '{profile}'"
             holds = enough(packets, _COUNT) and found == {profile}
-        reason = f"{len(packets)} packets, under {sorted(found) or 'nothing'}"
+        reason = f"{len(packets)} packets, under {', '.join(sorted(found)) or 'nothing'}"
         findings.append(Finding(statement, holds, reason, numbers(packets)))
     return findings
 
@@ -100,8 +101,8 @@ def _act_pairs(bench: Bench) -> dict[str, object]:
     target = bench.target("nve1", "nve2", _BROADCAST)
     bench.eve().ask({"do": "begin", "attack": "redirect", "limit": _COUNT, "target": target, **bench.place("nve3")})
     bench.broadcast("paira1", "10.0.0.255", [_BROADCAST] * _COUNT)
-    log = bench.hosts.receiver(bench.host("paira3"))
-    wait_for(lambda: log.read_bytes().count(b"\n") > 2 * _COUNT, 0.5)
+    wait_for(lambda: bench.eve().ask({"do": "status"})["seen"] >= _COUNT, 1.0)
+    time.sleep(0.2)
     return {"redirected": bench.eve().ask({"do": "end"})["seen"]}
 
 
