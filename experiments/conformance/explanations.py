@@ -32,20 +32,22 @@ _HALF = (
     "{capture}, packets {packets})."
 )
 _AH = (
-    "The draft judges IPsec as one, and here by what ESP does. AH (RFC 4302) {what}: {{failed}} (configuration "
-    "{{configuration}}, {{capture}}, packets {{packets}})."
+    "The draft has one letter for IPsec, and its text here means ESP with a cipher that is not NULL. AH (RFC 4302) "
+    "{what}: {{failed}} (configuration {{configuration}}, {{capture}}, packets {{packets}})."
 )
+_OF_ESP = "The draft has one letter for IPsec, and its text speaks of IPsec/ESP. "
 _GROUP = (
     "The draft marks Y because IPsec handles multicast, and the first sentence of the requirement is met: {held}. The "
     "second asks that an egress NVE can verify which NVE sent a packet. All members of a group share the key of its "
-    "security association, so what its ICV proves is that some member sent the packet (RFC 5374 calls it group "
-    "authentication), and a member can forge another's: {failed} (configuration {configuration}, {capture}, packets "
-    "{packets})."
+    "security association, so what its ICV proves is that some member sent the packet (group authentication, RFC "
+    "5374), and a member can forge another's: {failed} (configuration {configuration}, {capture}, packets {packets}). "
+    "RFC 4359 defines RSA signatures in place of the ICV, which would prove the sender; we have not tried them."
 )
 _FLOWS = (
     "The draft marks Y, as IPsec can have keys of its own for each session and for each multicast group. The "
-    "requirement speaks of each flow. Selectors (RFC 4301, section 4.4.1.1) see the outer addresses and the UDP port "
-    "of Geneve, the same for all flows of a pair of NVEs: {failed}; {held} ({capture}, packets {packets})."
+    "requirement speaks of each flow. Selectors (RFC 4301, section 4.4.1.1) see outer addresses and UDP ports, which "
+    "name neither VNI nor inner flow, so that all between two NVEs shares a key: {failed}. The group has one of its "
+    "own: {held} ({capture}, packets {packets})."
 )
 
 EXPLANATIONS: dict[tuple[str, str], Explanation] = {
@@ -67,17 +69,17 @@ EXPLANATIONS: dict[tuple[str, str], Explanation] = {
     ("SEC-GEN-17", "ah"): Explanation(Verdict.IN_PART, _GROUP),
     ("SEC-OP-1", "ah"): Explanation(
         Verdict.NOT_MET,
-        "The draft marks Y for IPsec with ESP in mind. AH encrypts nothing, and the draft allows that only where the "
-        "tenants encrypt: {failed} ({capture}, packets {packets}).",
+        _OF_ESP + "AH encrypts nothing, and the requirement allows "
+        "that only where the tenants encrypt: {failed} ({capture}, packets {packets}).",
     ),
     ("SEC-OP-2", "ah"): Explanation(
         Verdict.NOT_MET,
-        "The draft marks Y for IPsec with ESP in mind. Under AH all Geneve information is in clear, that of the "
+        _OF_ESP + "Under AH all Geneve information is in clear, that of the "
         "deployment's risk analysis too: {failed} ({capture}, packets {packets}).",
     ),
     ("SEC-OP-3", "ah"): Explanation(
         Verdict.NOT_MET,
-        "The draft marks Y for IPsec with ESP in mind. AH neither pads nor sends dummies: {failed} ({capture}, packets "
+        _OF_ESP + "AH neither pads nor sends dummies: {failed} ({capture}, packets "
         "{packets}).",
     ),
     ("SEC-OP-3", "dtls"): Explanation(

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from experiments.conformance import analysis, configurations, plots
+from experiments.conformance import analysis, configurations, page, plots
 from experiments.conformance.configurations import OURS, WORTH_READING, Configuration, combined, scenario_of, under
 from experiments.conformance.draft import APPENDIX, BY_NAME, GEN, MECHANISMS, OP, REQUIREMENTS, judgement
 from experiments.conformance.explanations import EXPLANATIONS, explain
-from experiments.conformance.networks import networks
+from experiments.conformance.networks import chosen, networks
 from experiments.conformance.verdicts import Agreement, Decision, Trial, Verdict, agreement, decide
 from experiments.mechanism.evidence import FACTS
 from experiments.mechanism.probe import MUST, Finding, Probe, Weight
 from experiments.mechanism.probes import PROBES
+from experiments.profiles import PROFILES
 from experiments.tables import read_csv
 from geneve.control.channel import ChannelProtocol, Cipher
 from geneve.control.profile import PaddingMode
@@ -367,3 +368,44 @@ def test_the_summary_counts_verdicts_and_names_what_differs():
 def sorted_cells(cells: Any) -> list[tuple[str, str]]:
     order = [requirement.name for requirement in REQUIREMENTS]
     return sorted(cells, key=lambda key: (order.index(key[0]), MECHANISMS.index(key[1])))
+
+
+# --- the page ----------------------------------------------------------------------------------------
+
+
+def test_each_cell_of_the_page_leads_to_its_statements_and_capture(tmp_path):
+    result = analysed(tmp_path, stub(8, {**NORMAL, "esp": False}))
+    text = page.markup(result)
+    assert '<a href="#sec-gen-8-esp">not met</a> <small>(Y)</small>' in text
+    assert text.count('id="sec-gen-8-esp"') == 1
+    cell_of_esp = text[text.index('id="sec-gen-8-esp"') :].split("</div>")[0]
+    assert '<a href="captures/conformance/esp.pcap">conformance/esp.pcap</a>' in cell_of_esp
+    assert "packets 3, 4" in cell_of_esp
+    assert "Nothing explains it." in cell_of_esp
+    assert 'class="differs"' in text
+    assert "<a href=\"#sec-gen-8-none\">not met</a></td>" in text
+
+
+def test_a_page_without_cells_is_empty():
+    assert page.markup(analysis.ConformanceResult()) == ""
+
+
+def test_what_failed_under_other_configurations_is_told_too():
+    worse = Trial("p", "b", (finding(False), finding(False)), "captures/conformance/b.pcap")
+    decision = decide(GEN_4, [Trial("p", "a", (finding(True), finding(False)), "a.pcap"), worse])
+    assert decision.verdict is Verdict.NOT_MET
+    assert "under b instead: does not hold" in decision.reason
+
+
+def test_a_run_of_some_requirements_has_no_cells_of_the_others(tmp_path):
+    (tmp_path / "raw" / "conformance").mkdir(parents=True)
+    (tmp_path / "raw" / "conformance" / analysis.PLAN).write_text("[8]")
+    result = analysed(tmp_path, stub(8, NORMAL))
+    assert {requirement for requirement, _ in result.decisions} == {"SEC-GEN-8"}
+    assert result.failures == []
+
+
+def test_a_smaller_run_still_touches_every_mechanism():
+    found = networks(chosen(PROFILES["smoke"].conformance))
+    assert {network.configuration.mechanism for network in found} == set(MECHANISMS)
+    assert len(found) == len(MECHANISMS)

@@ -87,10 +87,10 @@ def judge_vni(evidence: Evidence) -> list[Finding]:
     true_length = [s for s, p in clear if p.header.opt_len == sum(option.size for option in p.options)]
     return [
         Finding(
-            "VNI and protocol type do not show: the wire has constants",
+            "VNI and protocol type cannot be read",
             enough(packets, _COUNT) and hidden == packets,
-            f"{len(constant)} of {len(packets)} packets show VNI 0 and protocol type {ETHERTYPE_HIDDEN:#06x}, "
-            f"{len(packets) - len(clear)} no Geneve header at all",
+            f"of {len(packets)} packets {len(constant)} show constants (VNI 0, protocol type "
+            f"{ETHERTYPE_HIDDEN:#06x}) and {len(packets) - len(clear)} no Geneve header at all",
             numbers(packets),
         ),
         Finding(
@@ -112,7 +112,7 @@ def judge_header(evidence: Evidence) -> list[Finding]:
     constant = all(h.vni == 0 and h.protocol_type != ETHERTYPE_TEB and h.opt_len == 128 for h in headers)
     return [
         Finding(
-            "no field of the header can be read: all are constants on the wire, Opt Len 128 bytes too, or ciphertext",
+            "no field of the header can be read: all are constants, Opt Len 128 bytes too, or ciphertext",
             enough(packets, _COUNT) and ((len(headers) == 1 and constant and not opaque) or opaque == packets),
             f"{len(opaque)} of {len(packets)} packets show no header, the others "
             f"{', '.join(sorted(header.build().hex() for header in headers)) or 'do not exist'}",
