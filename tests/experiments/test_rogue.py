@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -39,7 +40,8 @@ def test_with_the_groups_key_a_member_forges_packets_of_another_in_ipsec(kind):
 
 
 def test_with_options_the_rogues_own_signature_is_all_it_has():
-    made = association(1000, "multicast", audience="group", profile="signed")
+    owner = base64.b64encode(SourceSigner.from_seed(bytes(range(32))).public_key()).decode()
+    made = association(1000, "multicast", audience="group", profile="signed").model_copy(update={"signer": owner})
     signed = Profile(name="signed", source_proof=SourceProof.ED25519)
     packets = sealed(order(), FRAMES, (made, signed), SIGNER)
     assert len(packets) == len(FRAMES)

@@ -18,7 +18,7 @@ from experiments.mechanism.probes.common import (
     received,
     sent,
 )
-from experiments.mechanism.probes.options import flip_result, flips
+from experiments.mechanism.probes.options import REFUSAL_SECONDS, flip_result, flips
 from geneve.control.profile import BINDING_FIELDS, Coverage, InnerCoverage, Profile
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _attack(bench: Bench, sender: str, receiver: str, size: int, attack: str, **
     target = bench.target(hosts[bench.host(sender)].nve, hosts[bench.host(receiver)].nve, size)
     bench.eve().ask({"do": "begin", "attack": attack, "limit": _COUNT, "target": target, **order})
     # Where eve cannot make a tenant's checksum right, it must not be what refuses her packets.
-    bench.burst(sender, receiver, [size] * _COUNT, no_checksum=attack == "flip")
+    bench.burst(sender, receiver, [size] * _COUNT, patience=REFUSAL_SECONDS, no_checksum=attack == "flip")
     return bench.eve().ask({"do": "end"})
 
 

@@ -29,6 +29,8 @@ SCENARIO = "mechanism-options"
 ONE, TWO = (0x0102, 0x11), (0x0102, 0x12)
 VALUES = {ONE: b"SECRET-ONE!!", TWO: b"PUBLIC-TWO!!"}
 _SIZE, _COUNT = 300, 8
+REFUSAL_SECONDS = 0.5
+"""How long changed packets are waited for, which are not to come: those of a network that works take milliseconds."""
 
 
 def _burst(first: str, second: str) -> Callable[[Bench], dict[str, object]]:
@@ -111,7 +113,7 @@ def flips(
             "target": bench.target("nve1", "nve2", size),
         }  # fmt: skip
         bench.eve().ask(attack)
-        bench.burst(first, second, [size] * _COUNT, no_checksum=True)
+        bench.burst(first, second, [size] * _COUNT, patience=REFUSAL_SECONDS, no_checksum=True)
         sizes[f"{name} seen"] = bench.eve().ask({"do": "end"})["seen"]
     return {"sizes": sizes}
 

@@ -172,7 +172,7 @@ PROBES = (
     _pad("multiple", "mul", _SIZES, f"payloads are padded to multiples of {_MULTIPLE} bytes", _multiples, False),
     _pad("buckets", "buck", _SIZES, f"payloads are padded to {_BUCKETS} bytes or the largest", _in_buckets),
     _pad("mtu", "mtu", _SIZES, "payloads are all padded to the largest size", _all_largest, False),
-    _pad("random", "rand", _EQUAL, "frames of one size are padded at random", _spread),
+    _pad("random", "rand", _EQUAL, "frames of one size are padded at random", _spread, False),
     _dummy("constant", "cons", True, False),
     _dummy("poisson", "pois", False, False),
     _dummy("fill", "fill", True, True, compared=True),
