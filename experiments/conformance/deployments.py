@@ -237,7 +237,8 @@ def patterns_hidden(watched: Watched) -> tuple[Evidence, list[Finding]]:
         Finding("packets pass although the tenant is silent", len(quiet) >= 0.6 * _RATE * _QUIET,
                 f"{len(quiet)} packets from nve1 in {_QUIET:g} s without data", numbers(quiet)),
         Finding("sizes do not tell messages apart", enough(busy, _COUNT) and len(sizes) <= len(_BUCKETS) + 1,
-                f"messages of {len(_SIZES)} sizes in packets of {len(sizes)}: {sizes} bytes", numbers(busy)),
+                f"messages of {len(_SIZES)} sizes in packets of {len(sizes)} "
+                f"({', '.join(map(str, sizes))} bytes)", numbers(busy)),
     ]  # fmt: skip
 
 
@@ -299,8 +300,8 @@ def nothing_early(watched: Watched) -> tuple[Evidence, list[Finding]]:
         Finding("the transit device does not act on forged telemetry", forged >= _COUNT and acted == 0,
                 f"{forged} packets with changed telemetry, {acted} reported by t1", packets,
                 parts=(_NOTHING_EARLY, _DEVICES)),
-        Finding("it acts on genuine telemetry", genuine >= _COUNT, f"{genuine} of {_COUNT} packets reported by t1",
-                true, parts=(_DEVICES,)),
+        Finding("the transit device acts on genuine telemetry", genuine >= _COUNT,
+                f"{genuine} of {_COUNT} packets reported by t1", true, parts=(_DEVICES,)),
         _genuine(watched),
     ]  # fmt: skip
 
@@ -346,7 +347,7 @@ def keys_told_apart(watched: Watched) -> tuple[Evidence, list[Finding]]:
         Finding("flows that the policy tells apart have keys of their own",
                 distinct and None not in set().union(*keys.values()), f"keys of packets from nve1 to nve2: {shown}",
                 numbers(blue + database), parts=(_UNICAST,)),
-        Finding("so has the multicast group", apart,
+        Finding("the multicast group has keys of its own", apart,
                 f"{len(group)} packets to the group, keys {_names(group_keys)}", numbers(group), parts=(_GROUPS,)),
     ]  # fmt: skip
 
@@ -429,7 +430,7 @@ def in_file(judgement: Judgement) -> tuple[Finding, ...]:
     if number == "9" and judgement.verdict is Audited.IN_PART:
         return (
             Finding("the policy of the scenario file protects what passes", True, reason, (), parts=(_POLICY,)),
-            Finding("it says for each flow how", False, reason, (), parts=(_EACH_FLOW,)),
+            Finding("the policy says for each flow how it is protected", False, reason, (), parts=(_EACH_FLOW,)),
         )
     if number == "9":
         return (Finding(statement, good, reason, (), parts=(_POLICY, _EACH_FLOW)),)

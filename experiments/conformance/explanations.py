@@ -108,12 +108,12 @@ def explain(requirement: str, mechanism: str, decision: Decision) -> str | None:
     ground = failed[0][0] if failed else decision.grounds[0]
     return entry.text.format(
         configuration=ground.configuration, capture=ground.capture or "no capture", packets=_packets(ground),
-        failed=_statements([finding for _, finding in failed]), held=_statements(held),
+        failed=_statements([finding for _, finding in failed], "does not hold"), held=_statements(held, "holds"),
     )  # fmt: skip
 
 
-def _statements(findings: list[Finding]) -> str:
-    return "; ".join(dict.fromkeys(f'"{f.statement}": {f.reason}' for f in findings)) or "nothing"
+def _statements(findings: list[Finding], verdict: str) -> str:
+    return "; ".join(dict.fromkeys(f'"{f.statement}" {verdict} ({f.reason})' for f in findings)) or "nothing"
 
 
 def _packets(trial: Trial) -> str:

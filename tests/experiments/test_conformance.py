@@ -263,7 +263,7 @@ def test_a_cell_that_differs_shows_its_explanation_with_the_evidence(tmp_path):
     assert told["esp"] == ""
     assert "AH (RFC 4302) encrypts nothing" in told["ah"]
     assert "captures/conformance/ah.pcap, packets 3, 4" in told["ah"]
-    assert '"it is so": for want of it' in told["ah"]
+    assert '"it is so" does not hold (for want of it)' in told["ah"]
 
 
 def test_an_explanation_of_another_verdict_does_not_count(tmp_path):

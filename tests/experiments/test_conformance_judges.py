@@ -354,7 +354,7 @@ def test_a_group_key_alone_proves_no_sender(tmp_path, kind):
     def judged(believed: list[tuple[float, bytes]], refused: int) -> dict[str, bool]:
         logs = {"sent-sign1": sent, "received-sign2": sent + believed, "received-sign3": sent, "sent-sign3": []}
         stats = {"nve2": {"drops": {"authentication_failed": refused}}}
-        found = evidence(tmp_path, frames, logs, {"group": True, "forged": 10}, stats, keys)
+        found = evidence(tmp_path, frames, logs, {"group": True, "forged": 10, "forged from": START + 9}, stats, keys)
         return tried("ed25519", 17, found).parts()
 
     assert judged(forged, 0) == {"group keys": True, "proof of the sender": False}
@@ -375,7 +375,7 @@ def test_copies_for_each_receiver_are_no_multicast(tmp_path):
 @pytest.mark.parametrize("entry", PROBES, ids=lambda entry: f"{entry.requirement}-{entry.name}")
 def test_no_probe_is_satisfied_with_silence(tmp_path, entry):
     facts = {"sizes": {}, "largest": LARGEST, "repeated": 0, "seen": 0, "ports": 0, "number": 0, "data": 0, "forged": 0}
-    facts |= {"group": True, "redirected": 0}
+    facts |= {"group": True, "redirected": 0, "forged from": 0}
     prefix = entry.tenant[:4]
     try:
         found = entry.judge(evidence(tmp_path, [], {f"sent-{prefix}1": [], f"received-{prefix}2": []}, facts))

@@ -114,7 +114,7 @@ def judge_fields(evidence: Evidence) -> list[Finding]:
         flip_result(
             evidence, "critical", "field1", "field2", False, "a change of an authenticated field (C) is refused"
         ),
-        flip_result(evidence, "vni", "field1", "field2", False, "so is one of the VNI"),
+        flip_result(evidence, "vni", "field1", "field2", False, "a change of the VNI is refused"),
     ]
     passes = flip_result(evidence, "reserved", "field1", "field2", True, "a field left out (reserved) may change")
     # What is left out is only worth something while the other is authenticated.
@@ -152,7 +152,7 @@ def judge_nve(evidence: Evidence) -> list[Finding]:
                 f"{2 * _COUNT} forged copies sent ahead, {len(set(back) - set(out))} delivered; "
                 f"{refused} counted as refused",
                 numbers(own(evidence, "nve1"))),
-        Finding("none moves the replay window: every true packet behind one is delivered",
+        Finding("no forged packet moves the replay window: every true packet behind one is delivered",
                 sorted(back) == sorted(out) and moved == 0,
                 f"{len(back)} of {len(out)} delivered, {moved} taken for old", numbers(own(evidence, "nve1"))),
     ]  # fmt: skip

@@ -69,7 +69,7 @@ def judge_headers(evidence: Evidence) -> list[Finding]:
             numbers(packets),
         ),
         Finding(
-            "what follows them is left as the tenant sent it",
+            "what follows the inner headers is left as the tenant sent it",
             enough(packets, _COUNT) and readable == packets,
             f"the message's filling can be read in {len(readable)} packets",
             numbers(readable),
@@ -114,8 +114,8 @@ def judge_header(evidence: Evidence) -> list[Finding]:
         Finding(
             "no field of the header can be read: all are constants, Opt Len 128 bytes too, or ciphertext",
             enough(packets, _COUNT) and ((len(headers) == 1 and constant and not opaque) or opaque == packets),
-            f"{len(opaque)} of {len(packets)} packets show no header, the others "
-            f"{', '.join(sorted(header.build().hex() for header in headers)) or 'do not exist'}",
+            f"{len(opaque)} of {len(packets)} packets show no header"
+            + (f", the others {', '.join(sorted(header.build().hex() for header in headers))}" if headers else ""),
             numbers(packets),
         ),
         arrives(evidence, "hid1", "hid2"),

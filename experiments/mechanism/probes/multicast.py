@@ -38,9 +38,10 @@ def _act(prefix: str) -> Callable[[Bench], dict[str, object]]:
         time.sleep(0.5)
         # Without a group of the underlay there is no group key that a member could abuse.
         group = bench.scenario.tenants[bench.tenant].multicast
+        begin = time.time()
         forged = bench.forge_as_member(f"{prefix}1", _SIZE + 5, _COUNT) if group else 0
         time.sleep(0.5)
-        return {"group": bool(group), "forged": forged, "logs": [str(log.name) for log in logs]}
+        return {"group": bool(group), "forged": forged, "forged from": begin, "logs": [str(log.name) for log in logs]}
 
     return act
 
@@ -79,10 +80,19 @@ def _judge(prefix: str) -> Judge:
             Finding("a member that forges another member's packets, with the group's key, is not believed",
                     forged > 0 and not believed and refused >= forged,
                     f"{forged} forged by nve3 in nve1's name, {len(believed)} delivered, {refused} refused by nve2",
-                    parts=proof),
+                    numbers(_forgeries(evidence)), parts=proof),
         ]  # fmt: skip
 
     return judge
+
+
+def _forgeries(evidence: Evidence) -> list[Seen]:
+    """Return the packets to groups in nve1's name that passed when nve1 sent none."""
+    begin, name = evidence.facts["facts"]["forged from"], evidence.facts["addresses"]["nve1"]
+    return [
+        seen for seen in evidence.packets
+        if seen.timestamp >= begin and seen.view.source == name and seen.view.destination.startswith("239.")
+    ]  # fmt: skip
 
 
 def _without_groups(frames: int, packets: list[Seen], parts: tuple[str, ...]) -> list[Finding]:

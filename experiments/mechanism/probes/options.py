@@ -91,7 +91,7 @@ def judge_shared(evidence: Evidence) -> list[Finding]:
         _hidden(evidence, TWO, False),
         _readers(evidence, ONE, {"t1", "t2", "nve2"}),
         Finding(
-            "it is encrypted once for all of them",
+            "the option is encrypted once for all of them",
             enough(packets, _COUNT) and once == packets,
             f"{len(once)} of {len(packets)} packets have the group's security option",
             numbers(once),
@@ -144,7 +144,7 @@ def judge_subset(evidence: Evidence) -> list[Finding]:
 def _hidden_none(evidence: Evidence) -> Finding:
     packets = own(evidence, "nve1")
     both = [seen for seen in packets if find_option(seen, *ONE) and find_option(seen, *TWO)]
-    return Finding("neither is encrypted", enough(packets) and both == packets,
+    return Finding("neither option is encrypted", enough(packets) and both == packets,
                    f"both options in clear in {len(both)} of {len(packets)} packets", numbers(both))  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def judge_encrypted(evidence: Evidence) -> list[Finding]:
         Finding("one option is encrypted", enough(packets) and not shown,
                 f"readable in {len(shown)} of {len(packets)} packets", numbers(shown or packets)),
         flip_result(evidence, "two", "enc1", "enc2", True,
-                    "while a change of the other passes: it is not authenticated"),
+                    "a change of the other passes: it is not authenticated"),
     ]  # fmt: skip
 
 

@@ -138,12 +138,12 @@ def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judg
         findings = [
             Finding("packets flow although no tenant sends", len(quiet) >= 0.6 * _RATE * _QUIET,
                     f"{len(quiet)} packets in {_QUIET:g} s without data", numbers(quiet)),
-            Finding("they end at the NVE", taken >= len(quiet) > 0 and idle == 0,
+            Finding("packets without data end at the NVE", taken >= len(quiet) > 0 and idle == 0,
                     f"{taken} dummies recognised by the NVE, {idle} datagrams at the receiver meanwhile"),
             Finding("no field that can be read tells dummies from data of the same size",
                     bool(busy and quiet) and alike,
                     f"{len(packets)} packets; different sizes: {len(lengths)}, different sets of clear fields: "
-                    f"{len(looks)}"),
+                    f"{len(looks)}", numbers(busy)),
             arrives(evidence, first, second),
         ]  # fmt: skip
         if fills:

@@ -58,10 +58,11 @@ def judge_flows(evidence: Evidence) -> list[Finding]:
         packets = own(evidence, "nve1", size + INNER_HEADERS)
         spis = {spi for seen in packets if (spi := spi_of(seen)) is not None}
         found = {_plain(evidence.spis[spi]["profile"]) if spi in evidence.spis else "an unknown SPI" for spi in spis}
+        found |= {seen.view.carrier.value for seen in packets if seen.view.carrier is Carrier.DTLS}
         if profile is None:
             statement, holds = f"{flow}: discarded by policy", not packets
         else:
-            statement = f"{flow}: protected under '{profile}'"
+            statement = f"{flow}: protected as the policy says, under '{profile}'"
             holds = enough(packets, _COUNT) and found == {profile}
         reason = f"{len(packets)} packets, under {', '.join(sorted(found)) or 'nothing'}"
         findings.append(Finding(statement, holds, reason, numbers(packets)))
