@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from geneve.control.channel import ChannelProtocol
 from geneve.security.signature import SourceSigner
 from nve.config import NveConfig
+from nve.ipsec.mechanism import Ipsec
 from nve.protection import Mechanism
 from nve.raw_underlay import RawSockets
 from nve.security_options import SecurityOptions
@@ -15,7 +17,9 @@ def make_mechanism(config: NveConfig, signer: SourceSigner) -> Mechanism:
     channel = config.channel
     if channel is None:
         return SecurityOptions(signer)
-    raise NotImplementedError(channel.protocol)
+    if channel.protocol is ChannelProtocol.DTLS:
+        raise NotImplementedError(channel.protocol)
+    return Ipsec(channel, config.underlay.address)
 
 
 def make_underlay(config: NveConfig) -> UnderlaySockets | RawSockets:
