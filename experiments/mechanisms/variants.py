@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.peers.ours import HEADERS_ONLY, encrypts
-from geneve.control.channel import Cipher
 from geneve.control.profile import Coverage, InnerCoverage, Profile
+from geneve.header import BASE_HEADER_SIZE
 from geneve.offloads import ON
 from geneve.overhead import (
     ETHERNET_HEADER_SIZE,
@@ -18,7 +18,6 @@ from geneve.overhead import (
     max_options_size,
     tenant_mtu,
 )
-from geneve.header import BASE_HEADER_SIZE
 from topologies.profiles import BUILT_IN_PROFILES, NO_PROTECTION
 
 BATCHED, SINGLE = "batched", "single"
@@ -59,6 +58,11 @@ class Variant:
     def tenant_mtu(self) -> int:
         """The largest IP packet of a tenant, in bytes."""
         return tenant_mtu(self.underlay_mtu, 4, self.options_size, self.profile)
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether any part of inner frames is hidden."""
+        return encrypts(self.profile)
 
     def key(self) -> dict[str, Any]:
         """Return the keys that name the variant in samples."""
@@ -150,8 +154,3 @@ def implementation(document: dict[str, Any] | None) -> str:
     parts += [str(document[key]) for key in ("implementation", "library", "cipher_suite") if document.get(key)]
     return ", ".join(parts)
 
-
-def is_null(profile: Profile | None) -> bool:
-    """Return whether a protection authenticates without hiding anything."""
-    channel = None if profile is None else profile.channel
-    return channel is not None and channel.cipher is Cipher.NULL

@@ -1,0 +1,152 @@
+"""Pairs of NVEs that stay up beside each other, one for each variant, each in namespaces of its own (thin shell).
+
+All of them wait while one is measured. So every repeat can go through all variants in an order of its own without
+starting a program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.measure import MeasureError
+from experiments.mechanisms.variants import BATCHED, Variant, implementation, observed_path
+from experiments.peers.contender import PeerError, Running
+from experiments.peers.measuring import Budget, Measuring
+from experiments.peers.network import LEFT, MACS, RIGHT, SIDES, TENANT_INTERFACE, WIRE, Network, other
+from experiments.peers.ours import OurNve
+from experiments.peers.runner import reason_of
+from experiments.programs import Program, ProgramError, python_module
+from topologies.daemon import TestbedError
+from topologies.nodes import NodeCommandError
+
+FAULTS = (MeasureError, PeerError, ProgramError, TestbedError, NodeCommandError, OSError, subprocess.SubprocessError)
+"""What can go wrong while something is measured; the reason becomes that of the missing sample."""
+START_SECONDS = 2.0
+"""Expected time to start a pair with its programs."""
+_SETTLING = Budget(1, 1, 0.01, 0.1, 0.1, 1.1)
+SINK, SOURCE, RECEIVER, SENDER, FRAMES = "sink", "source", "receiver", "sender", "frames"
+
+
+class Pair:
+    """Two NVEs of one variant, a tenant behind each, and the programs in the tenants."""
+
+    def __init__(self, variant: Variant, folder: Path) -> None:
+        """Start everything; one of :data:`FAULTS` when it does not come up. ``folder`` gets programs' last words."""
+        self.variant = variant
+        self.folder = folder
+        self.programs: dict[str, Program] = {}
+        self._said: dict[str, dict[str, Any]] = {}
+        self.contender = OurNve(
+            variant.name, variant.name, variant.profile, batched=variant.path == BATCHED, ipsec="user-space",
+            underlay_mtu=variant.underlay_mtu,
+        )  # fmt: skip
+        with contextlib.ExitStack() as opened:
+            self.network = opened.enter_context(Network(0))
+            private = opened.enter_context(tempfile.TemporaryDirectory(prefix="pair-", dir="/run"))
+            self.running = Running(self.network, Path(private))
+            opened.callback(self.running.stop)
+            self._start()
+            self._opened = opened.pop_all()
+
+    def _start(self) -> None:
+        description = self.contender.description
+        self.network.wire(description.tenant_mtu, underlay_mtu=description.underlay_mtu)
+        self.contender.start(self.running)
+        for side in SIDES:  # nothing but what is measured is to cross the underlay
+            far = other(side)
+            self.network.tenant(side).ip([
+                f"neighbour replace {self.network.tenant_address(far)} lladdr {MACS[far]} dev {TENANT_INTERFACE} "
+                "nud permanent"
+            ])  # fmt: skip
+        writes: Callable[[dict[str, Any]], None] = lambda _: None  # noqa: E731
+        Measuring(description, self.running, 0, _SETTLING, self.folder, writes, random.Random(0)).settle()
+        self.running.level()
+
+    @property
+    def address(self) -> str:
+        """The address of the tenant on the right, to whom everything is sent."""
+        return self.network.tenant_address(RIGHT)
+
+    def program(self, name: str, side: str, module: str, *arguments: str, environment: Sequence[str] = ()) -> Program:
+        """Return a program in a tenant, started on first use; ``environment`` are settings as env takes them."""
+        if name not in self.programs:
+            argv = python_module(module, *arguments)
+            argv = ["env", *environment, *argv] if environment else argv
+            started = Program(self.network.tenant(side), argv, self.folder / f"{self.variant.name}-{name}.stderr")
+            self.programs[name] = started
+            self._said[name] = started.answer()
+        return self.programs[name]
+
+    def said(self, name: str) -> dict[str, Any]:
+        """Return a program's first answer."""
+        return self._said[name]
+
+    def observe(self) -> dict[str, Any]:
+        """Return what the NVEs say of themselves: implementation, path, offloads and drops; MeasureError if gone."""
+        try:
+            for daemon in self.running.daemons:
+                daemon.check()
+            self.contender.observe(self.running)
+        except (TestbedError, OSError, ValueError) as error:
+            raise MeasureError(reason_of(error)) from None
+        facts = self.running.facts
+        paths = {observed_path(facts["offloads"][side]) for side in SIDES}
+        return {
+            "implementation": implementation(facts["mechanism"][LEFT]), "mechanism": facts["mechanism"][LEFT],
+            "observed_path": paths.pop() if len(paths) == 1 else "mixed", "offloads": facts["offloads"][LEFT],
+            "drops": dict(facts["drops"]),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """End the programs and the NVEs, and remove the namespaces."""
+        for program in self.programs.values():
+            program.stop()
+        self.programs = {}
+        self._opened.close()
+
+
+@contextlib.contextmanager
+def whole_datagrams(pair: Pair) -> Iterator[None]:
+    """Have the left end's kernel cut what an NVE hands over together before a capture there sees it."""
+    node = pair.network.node(LEFT)
+    node.run(["ethtool", "-K", WIRE, "tx-udp-segmentation", "off"], 20.0)
+    try:
+        yield
+    finally:
+        node.run(["ethtool", "-K", WIRE, "tx-udp-segmentation", "on"], 20.0)
+
+
+class Pairs:
+    """The pairs of many variants; those that could not be started say why in :attr:`missing`."""
+
+    def __init__(self, variants: Sequence[Variant], folder: Path, tell: Callable[[str], None]) -> None:
+        self.pairs: dict[Variant, Pair] = {}
+        self.missing: dict[Variant, str] = {}
+        try:
+            for variant in variants:
+                tell(f"start {variant.name}")
+                try:
+                    self.pairs[variant] = Pair(variant, folder)
+                except FAULTS as error:
+                    self.missing[variant] = reason_of(error)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all of them."""
+        for pair in self.pairs.values():
+            pair.close()
+        self.pairs = {}
+
+    def __enter__(self) -> Pairs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
