@@ -58,7 +58,9 @@ class Profile:
     """Under which of them key set-up is timed; empty: under all."""
     mechanisms_setup_starts: int = 1
     """How often the network is started under each mechanism to time how long keys take."""
-    partial_seconds: float = 0.4
+    partial_mtus: tuple[int, ...] = (1500, 9000)
+    """MTUs of the underlay."""
+    partial_seconds: float = 0.3
     """How long a tenant's flow is measured under each protection."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,6 +102,7 @@ PROFILES = {
             scale_largest=(("associations", 100), ("rules", 100), ("flows", 1000)),
             flood_repeats=1, flood_rates=(1000, 20_000), mechanisms_tcp_seconds=0.2, mechanisms_udp_seconds=0.1,
             mechanisms_pings=10, mechanisms_setup=("none", "full", "dtls"), partial_seconds=0.2,
+            partial_mtus=(1500,),
         ),
     )
 }  # fmt: skip

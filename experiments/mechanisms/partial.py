@@ -23,9 +23,8 @@ from experiments.mechanisms.partial_analysis import (
     TENANTS,
     TENANTS_CAPTURED,
     TLS,
-    variants,
 )
-from experiments.mechanisms.variants import Variant
+from experiments.mechanisms.variants import Variant, partial_variants
 from experiments.mechanisms.wire import outer_packets
 from experiments.peers.network import LEFT, RIGHT, TENANT_INTERFACE, UNDERLAY, WIRE
 from experiments.peers.runner import reason_of
@@ -119,7 +118,7 @@ class Partial:
 
 def run(context: Context) -> None:
     """Run the experiment; every sample is on disk when this returns."""
-    chosen = variants(context.profile)
+    chosen = partial_variants(context.profile.partial_mtus)
     plan = []
     for repeat in range(context.profile.repeats):
         points = [(variant, tenants) for variant in chosen for tenants in TENANTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +89,13 @@ COMPARED = tuple(
 
 OVERLAYS = ("none", "authenticated-only", "headers-only", "full", "dtls", "esp-udp", "esp-null-udp", "esp")
 """Protections of the experiment *partial*, in the order of tables."""
-UNDERLAY_MTUS = (1500, 9000)
-PARTIAL = tuple(Variant(name, _path(name), mtu) for mtu in UNDERLAY_MTUS for name in OVERLAYS)
+
+
+def partial_variants(mtus: Sequence[int]) -> tuple[Variant, ...]:
+    """Return the variants of the experiment *partial*, each protection on its best path, for each underlay's MTU."""
+    return tuple(Variant(name, _path(name), mtu) for mtu in mtus for name in OVERLAYS)
+
+
 
 SETUP = ("none", "full", "dtls", "dtls-null", "esp-udp", "esp", "ah")
 """Protections whose key set-up is timed. Ciphers make no difference to keys that the NVA makes."""
@@ -104,21 +110,6 @@ def outer_size(profile: Profile | None, frame: int, family: int = 4) -> int:
     return IP_HEADER_SIZE[family] + channel_size(datagram, family, profile.channel)
 
 
-def twice_encrypted(profile: Profile | None, payload: int, ciphertext_share: float) -> float:
-    """Return how many bytes of a tenant's TLS in a packet the overlay encrypts once more, on average.
-
-    ``payload`` of TCP in the packet, of which TLS has encrypted ``ciphertext_share``.
-    """
-    if not encrypts(profile):
-        return 0.0
-    assert profile is not None
-    covered = payload
-    if profile.channel is None and profile.egress.encrypt_inner is InnerCoverage.HEADERS:
-        headers = ETHERNET_HEADER_SIZE + TCP_HEADERS
-        covered = min(payload, -(-headers // _COVERED_MULTIPLE) * _COVERED_MULTIPLE - headers)
-    return covered * ciphertext_share
-
-
 TCP_HEADERS = IP_HEADER_SIZE[4] + 32
 """IPv4, and TCP with timestamps."""
 _COVERED_MULTIPLE = 16
@@ -127,6 +118,16 @@ _TLS_HEADER, _TLS_CONTENT, _TLS_EXTRA = 5, 1 << 14, 17
 """A record of bulk data: header in clear, content, and its type and tag, which are encrypted or stand for it."""
 TLS_CIPHERTEXT_SHARE = (_TLS_CONTENT + _TLS_EXTRA) / (_TLS_HEADER + _TLS_CONTENT + _TLS_EXTRA)
 """Share of a bulk TLS 1.3 stream that is not the records' own headers (RFC 8446, section 5.2)."""
+
+
+def hidden_payload(profile: Profile | None, payload: int) -> int:
+    """Return how many of ``payload`` bytes of TCP in a full-size packet the overlay encrypts."""
+    if profile is None or not encrypts(profile):
+        return 0
+    if profile.channel is None and profile.egress.encrypt_inner is InnerCoverage.HEADERS:
+        headers = ETHERNET_HEADER_SIZE + TCP_HEADERS
+        return min(payload, -(-headers // _COVERED_MULTIPLE) * _COVERED_MULTIPLE - headers)
+    return payload
 
 
 def segment_payload(mtu: int) -> int:

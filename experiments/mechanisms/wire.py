@@ -12,7 +12,8 @@ from geneve.outer import ETHERNET_SIZE, ETHERTYPE_IPV4, IPV4_SIZE
 
 PROTOCOL_TCP = 6
 WINDOW = 16
-"""Bytes that must be the same before a place in a packet counts as a tenant's data: no accident."""
+"""Bytes that must be the same before a place in a packet counts as a tenant's data: no accident. A run of a payload is
+sure to be found from twice as many on."""
 _APPLICATION_DATA, _TLS_LEGACY = 23, 0x0303
 _RECORD = struct.Struct("!BHH")
 
@@ -54,30 +55,43 @@ class Seen:
     """How much of what the tenant's flow put on its own wire stands in it as it was."""
 
 
-def seen(packet: bytes, sent: Sequence[bytes], marks: Sequence[bytes]) -> Seen:
+class Sent:
+    """What a tenant's flow put on its own wire, as it left the tenant, to be found again in packets of the underlay."""
+
+    def __init__(self, payloads: Sequence[bytes]) -> None:
+        self._payloads = list(payloads)
+        self._places: dict[bytes, tuple[int, int]] = {}
+        for number, payload in enumerate(self._payloads):
+            for at in range(0, len(payload) - WINDOW + 1, WINDOW):
+                self._places.setdefault(payload[at : at + WINDOW], (number, at))
+
+    def readable(self, packet: bytes) -> int:
+        """Return the length of the longest run of one payload that stands in ``packet``; 0 if none is long enough."""
+        best = place = 0
+        while place + WINDOW <= len(packet):
+            found = self._places.get(packet[place : place + WINDOW])
+            if found is None:
+                place += 1
+                continue
+            start, end = self._extended(packet, place, *found)
+            best = max(best, end - start)
+            place = max(end, place + 1)
+        return best
+
+    def _extended(self, packet: bytes, place: int, number: int, at: int) -> tuple[int, int]:
+        """Return where a run of payload ``number`` begins and ends in a packet, of which ``at`` stands at ``place``."""
+        payload = self._payloads[number]
+        start, end, before, after = place, place, at, at
+        while start and before and packet[start - 1] == payload[before - 1]:
+            start, before = start - 1, before - 1
+        while end < len(packet) and after < len(payload) and packet[end] == payload[after]:
+            end, after = end + 1, after + 1
+        return start, end
+
+
+def seen(packet: bytes, sent: Sent, marks: Sequence[bytes]) -> Seen:
     """Judge an outer IP packet by what the tenant ``sent`` and by ``marks``, bytes of inner headers."""
-    addresses = any(mark in packet for mark in marks)
-    return Seen(len(packet), addresses, max((_common(packet, payload) for payload in sent), default=0))
-
-
-def _common(packet: bytes, payload: bytes) -> int:
-    """Return the length of the longest run of ``payload`` that stands in ``packet``; 0 below :data:`WINDOW`."""
-    best = 0
-    place = 0
-    while place + WINDOW <= len(packet):
-        at = payload.find(packet[place : place + WINDOW])
-        if at < 0:
-            place += WINDOW
-            continue
-        start = place
-        while start and at and packet[start - 1] == payload[at - 1]:
-            start, at = start - 1, at - 1
-        end = start
-        while end < len(packet) and at + end - start < len(payload) and packet[end] == payload[at + end - start]:
-            end += 1
-        best = max(best, end - start)
-        place = max(end, place + WINDOW)
-    return best
+    return Seen(len(packet), any(mark in packet for mark in marks), sent.readable(packet))
 
 
 def tls_records(stream: bytes) -> tuple[int, int]:
