@@ -24,7 +24,7 @@ from experiments.mechanisms.wire import Seen, Sent, outer_packets, seen, tcp_pay
 from experiments.peers.network import LEFT, MACS, RIGHT
 from experiments.profiles import Profile
 from experiments.samples import read_lines
-from experiments.statistics import Summary, quantile, summarise
+from experiments.statistics import CONFIDENCE, Summary, quantile, summarise
 from experiments.tables import rounded, write_all
 from geneve.control.channel import Cipher
 from geneve.control.profile import InnerCoverage
@@ -37,7 +37,8 @@ TENANTS = (CLEAR, TLS)
 CAPTURED, TENANTS_CAPTURED = 40, 40
 """Packets of the underlay, and frames of the tenant, that a capture has at most."""
 POINT_OVERHEAD = 0.35
-SAVES, COSTS, NO_DIFFERENCE, NOT_MEASURED = "saves", "costs more", "no difference shown", "not measured"
+SAVES, COSTS, NO_DIFFERENCE = "saves", "costs more", "no difference shown"
+TOO_FEW, NOT_MEASURED = "too few samples", "not measured"
 COMPARISONS = (
     ("headers-only", "full"), ("headers-only", "dtls"), ("headers-only", "esp-udp"), ("authenticated-only", "full"),
     ("headers-only", "authenticated-only"), ("esp-null-udp", "esp-udp"),
@@ -134,9 +135,11 @@ def cpu_per_gigabyte(entry: Entry, end: str) -> float | None:
 
 
 def _figures(variant: Variant, tenants: str, flows: list[Entry], result: PartialResult) -> None:
-    """Goodput and CPU time; the ratio is to no protection at all, with the same tenants, within the same repeats."""
+    """Goodput and CPU time; the ratio is to no protection on the same path, with the same tenants, in the same repeats.
+    """
     entries = _of(flows, variant, tenants)
-    plain = _of(flows, Variant("none", variant.path, variant.underlay_mtu), tenants)
+    plain = [entry for entry in _of(flows, Variant("none", "", variant.underlay_mtu), tenants)
+             if entry["path"] == variant.path]  # fmt: skip
     row = {**variant.key(), "tenants": tenants}
     values = [None if entry["value"] is None else entry["value"] / 1e6 for entry in entries]
     result.goodput.append({
@@ -160,6 +163,8 @@ def verdict(summary: Summary) -> str:
     """Return in words what a ratio of CPU times says: a difference only where the interval leaves out 1."""
     if summary.low is None or summary.high is None:
         return NOT_MEASURED
+    if summary.coverage < CONFIDENCE:
+        return TOO_FEW
     if summary.high < 1:
         return SAVES
     return COSTS if summary.low > 1 else NO_DIFFERENCE
