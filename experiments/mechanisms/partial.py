@@ -7,6 +7,7 @@ underlay of 1500 and of 9000 bytes. A capture of each shows what an observer of 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,24 @@ class Partial:
         self._samples.write(sample("nve", variant.key(), value, "", reason))
 
 
+def _plan(context: Context, chosen: Sequence[Variant]) -> list[tuple[Variant, str, int]]:
+    """Return everything in the order of measurement: what is compared follows each other within a repeat, shuffled."""
+    plan = []
+    for repeat in range(context.profile.repeats):
+        order = context.random(f"order {repeat}")
+        blocks = [(mtu, tenants) for mtu in context.profile.partial_mtus for tenants in TENANTS]
+        order.shuffle(blocks)
+        for mtu, tenants in blocks:
+            block = [variant for variant in chosen if variant.underlay_mtu == mtu]
+            order.shuffle(block)
+            plan += [(variant, tenants, repeat) for variant in block]
+    return plan
+
+
 def run(context: Context) -> None:
     """Run the experiment; every sample is on disk when this returns."""
     chosen = partial_variants(context.profile.partial_mtus)
-    plan = []
-    for repeat in range(context.profile.repeats):
-        points = [(variant, tenants) for variant in chosen for tenants in TENANTS]
-        context.random(f"order {repeat}").shuffle(points)
-        plan += [(variant, tenants, repeat) for variant, tenants in points]
+    plan = _plan(context, chosen)
     names = [f"{variant.name}, {tenants}, repeat {repeat}" for variant, tenants, repeat in plan]
     context.run.update(order={**context.run.record.get("order", {}), context.name: names})
     folder = context.raw("programs", "x").parent
