@@ -16,26 +16,28 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from experiments.traffic import PORT
-from geneve.errors import ParseError
-from geneve.header import BaseHeader
-from geneve.option import Option
-from geneve.outer import parse_outer
-from geneve.packet import Packet, make_packet, parse_packet
-from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS, is_security_option
+from experiments.view import View, view
+from geneve.header import BASE_HEADER_SIZE, BaseHeader
+from geneve.option import OPTION_HEADER_SIZE, Option
+from geneve.packet import Packet, make_packet
+from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS, SPI_SIZE, is_security_option
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, Telemetry
 
 ALTERED_BYTES = 8
 """Bytes at the end of the tenant's payload that `modify` changes."""
-_FLIP = 0x20
+FLIP = 0x20
 _SPI_AND_SEQUENCE = 12
 _TAG = 16
-_INNER_PORT = 35
+INNER_PORT = 35
 """Where the second byte of an inner UDP source port stands, over IPv4 without options or tags."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The packets an attack picks: outer addresses, VNI, and the size of what Geneve carries, in bytes."""
+    """The packets an attack picks: outer addresses, VNI, and the size of what Geneve carries, in bytes.
+
+    Of a channel whose packets cannot be read she picks those that are large enough to carry as much.
+    """
 
     source: str
     destination: str
@@ -43,15 +45,19 @@ class Target:
     size: int
 
     def match(self, frame: bytes) -> Packet | None:
-        """Return the Geneve packet in ``frame`` when it is one of these."""
-        outer = parse_outer(frame)
-        if outer is None or (outer.source, outer.destination) != (self.source, self.destination):
+        """Return the Geneve packet in ``frame`` when it is one of these and no channel protects it."""
+        read = self.find(frame)
+        return None if read is None or read.channel else read.packet
+
+    def find(self, frame: bytes) -> View | None:
+        """Return what can be read of ``frame`` when it is one of these, a channel's packets included."""
+        read = view(frame)
+        if read is None or not read.data or (read.source, read.destination) != (self.source, self.destination):
             return None
-        try:
-            packet = parse_packet(outer.payload(frame))
-        except ParseError:
-            return None
-        return packet if packet.header.vni == self.vni and len(packet.payload) == self.size else None
+        packet = read.packet
+        if packet is None:
+            return read if read.size >= self.size else None
+        return read if packet.header.vni == self.vni and len(packet.payload) == self.size else None
 
 
 def rebuild(frame: bytes, packet: Packet) -> bytes:
@@ -78,6 +84,11 @@ def with_geneve(frame: bytes, geneve: bytes) -> bytes:
 
 
 def modified(frame: bytes, packet: Packet) -> bytes:
+    """Return ``frame`` with its packet's payload changed as :func:`modified_packet` does."""
+    return rebuild(frame, modified_packet(packet))
+
+
+def modified_packet(packet: Packet) -> Packet:
     """Change the last bytes of the tenant's payload.
 
     Where the inner frame can be read, its UDP checksum is made right, so that the victim's kernel
@@ -85,46 +96,60 @@ def modified(frame: bytes, packet: Packet) -> bytes:
     """
     payload = bytearray(packet.payload)
     for index in range(len(payload) - ALTERED_BYTES, len(payload)):
-        payload[index] ^= _FLIP
+        payload[index] ^= FLIP
     inner = Ether(bytes(payload))
     if UDP in inner and inner[UDP].dport == PORT:
         inner[UDP].chksum = None
         payload = bytearray(bytes(inner))
-    return rebuild(frame, replace(packet, payload=bytes(payload)))
+    return replace(packet, payload=bytes(payload))
 
 
 def flipped(frame: bytes, packet: Packet, part: str, offset: int, mask: int) -> bytes:
     """Flip the bits of ``mask`` in one byte: of the base header, an option, or the payload (``part``).
 
-    ``part`` is "header", "payload" or "option:CLASS:TYPE" in hexadecimal; ``offset`` counts from its start, for
-    options from their data. ValueError when the packet has no such byte.
+    ``part`` is "header", "payload", "sequence" (the number for the egress NVE) or "option:CLASS:TYPE" in hexadecimal;
+    ``offset`` counts from its start, for options from their data. ValueError when the packet has no such byte.
     """
     data = bytearray(packet.build())
-    start = 0
-    if part == "payload":
-        start = len(data) - len(packet.payload)
-    elif part != "header":
-        _, option_class, option_type = part.split(":")
-        start = 8
-        for option in packet.options:
-            if (option.option_class, option.type) == (int(option_class, 16), int(option_type, 16)):
-                start += 4
-                break
-            start += option.size
-        else:
-            raise ValueError(f"the packet has no {part}")
-    data[start + offset] ^= mask
+    data[place(packet, part) + offset] ^= mask
     return with_geneve(frame, bytes(data))
+
+
+def place(packet: Packet, part: str) -> int:
+    """Return where a part (see :func:`flipped`) begins, in bytes from the base header; ValueError when it is not there.
+
+    An option's part begins with its data.
+    """
+    if part == "header":
+        return 0
+    if part == "payload":
+        return BASE_HEADER_SIZE + packet.header.opt_len
+    after = 0
+    if part == "sequence":
+        part, after = f"option:{SECURITY_CLASS:x}:{EGRESS_TYPE:x}", SPI_SIZE
+    _, option_class, option_type = part.split(":")
+    start = BASE_HEADER_SIZE
+    for option in packet.options:
+        if (option.option_class, option.type) == (int(option_class, 16), int(option_type, 16)):
+            return start + OPTION_HEADER_SIZE + after
+        start += option.size
+    raise ValueError(f"the packet has no {part}")
 
 
 def with_other_port(frame: bytes, packet: Packet) -> bytes:
     """Change the source port of an inner UDP datagram that can be read, its checksum made right; else flip blindly."""
+    changed = other_port_packet(packet)
+    return flipped(frame, packet, "payload", INNER_PORT, FLIP) if changed is None else rebuild(frame, changed)
+
+
+def other_port_packet(packet: Packet) -> Packet | None:
+    """Return the packet with another inner source port, the checksum made right; None when that cannot be read."""
     inner = Ether(packet.payload)
     if UDP not in inner or inner[UDP].dport != PORT:
-        return flipped(frame, packet, "payload", _INNER_PORT, _FLIP)
+        return None
     inner[UDP].sport ^= 1
     inner[UDP].chksum = None if inner[UDP].chksum else 0
-    return rebuild(frame, replace(packet, payload=bytes(inner)))
+    return replace(packet, payload=bytes(inner))
 
 
 def moved_to_vni(frame: bytes, packet: Packet, vni: int) -> bytes:

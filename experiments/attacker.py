@@ -33,7 +33,9 @@ from experiments.attack_frames import (
     with_other_port,
 )
 from experiments.attacks_analysis import ADD_TELEMETRY, TELEMETRY_ATTACKS
+from experiments.channel_frames import CHANGES, altered
 from experiments.traffic import build_message
+from experiments.view import View
 from geneve.option import Option
 from geneve.packet import Packet
 from geneve.telemetry import Telemetry
@@ -85,20 +87,37 @@ class OnPath:
         """Return what leaves on the other side in place of ``frame``."""
         if self._order is None or self._target is None or self._seen >= self._order["limit"]:
             return [frame]
-        packet = self._target.match(frame)
-        if packet is None:
+        read = self._target.find(frame)
+        if read is None:
             return [frame]
         self._seen += 1
-        self._security = observed_security(packet) or self._security
-        return self._attack(self._order, frame, packet, ingress)
+        if read.channel or read.packet is None:
+            return self._attack_channel(self._order, frame, read, ingress)
+        self._security = observed_security(read.packet) or self._security
+        return self._attack(self._order, frame, read.packet, ingress)
+
+    def _attack_channel(self, order: dict[str, Any], frame: bytes, read: View, ingress: int) -> list[bytes]:
+        """Do to a channel's packet what :meth:`_attack` does to Geneve's own, blindly where it cannot be read."""
+        if read.spi is not None and read.sequence is not None:
+            self._security = (read.spi, read.sequence)
+        if order["attack"] in CHANGES:
+            changed = altered(frame, read, order)
+            self._events.append({"altered_bytes": len(frame), "readable": not read.opaque})
+            return [changed, frame] if order.get("keep") else [changed]
+        return self._passive(order["attack"], frame, ingress)
+
+    def _passive(self, attack: str, frame: bytes, ingress: int) -> list[bytes]:
+        if attack == "sniff":
+            self._record(frame)
+        elif attack in ("hold", "replay"):
+            self._held.append((1 - ingress, frame))
+            return [] if attack == "hold" else [frame]
+        elif attack != "observe":
+            raise ValueError(f"unknown attack {attack!r}")
+        return [frame]
 
     def _attack(self, order: dict[str, Any], frame: bytes, packet: Packet, ingress: int) -> list[bytes]:
         attack = order["attack"]
-        if attack == "observe":
-            return [frame]
-        if attack == "sniff":
-            self._record(frame)
-            return [frame]
         if attack == "flip":
             changed = flipped(frame, packet, order["part"], order["offset"], order["mask"])
             self._events.append({"flipped_bytes": len(frame)})
@@ -106,15 +125,9 @@ class OnPath:
         if attack == "other_port":
             self._events.append({"altered_bytes": len(frame)})
             return [with_other_port(frame, packet)]
-        if attack == "hold":
-            self._held.append((1 - ingress, frame))
-            return []
         if attack == "modify":
             self._events.append({"altered_bytes": len(frame)})
             return [modified(frame, packet)]
-        if attack == "replay":
-            self._held.append((1 - ingress, frame))
-            return [frame]
         if attack == "cross_vni":
             self._events.append({"vni": order["vni"]})
             # In place of the original: a copy behind it would be refused as a replay already.
@@ -124,7 +137,7 @@ class OnPath:
             self._events.append({"flow": false.flow, "sequence": false.sequence})
             forge = with_added_telemetry if attack == ADD_TELEMETRY else with_forged_telemetry
             return [forge(frame, packet, false)]
-        raise ValueError(f"unknown attack {attack!r}")
+        return self._passive(attack, frame, ingress)
 
     def _record(self, frame: bytes) -> None:
         if self._capture is not None and self._captured < MAX_CAPTURED:

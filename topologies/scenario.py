@@ -171,13 +171,14 @@ class Scenario(StrictModel):
 
     ``mechanism``: ``ours``, with a profile for each tenant and in rules, ``none`` for plain Geneve, or the name of a
     channel's profile, which then protects all that NVEs send; tenants need no ``profile`` there. ``ipsec``: whether
-    the kernel's ESP and AH are used where there are any (``auto``), or must be (``kernel``), or our own.
+    our own ESP and AH are used (same data path as all else), or the kernel's, or the kernel's where there are any
+    (``auto``).
     """
 
     name: Name
     description: str = ""
     mechanism: Name = OURS
-    ipsec: Literal["auto", "kernel", "user-space"] = "auto"
+    ipsec: Literal["user-space", "kernel", "auto"] = "user-space"
     underlay: Underlay
     nva: Attachment
     nves: dict[NodeName, Attachment] = Field(min_length=1)

@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.capture import CaptureReader, GeneveFrame, geneve_frame
+from experiments.capture import CaptureReader
 from experiments.samples import read_lines
 from experiments.traffic import Message, parse_message
+from experiments.view import View, view
 from geneve.control.profile import Profile
+from geneve.packet import Packet
 
 FACTS = "facts.json"
 SENT, RECEIVED = "sent-{}.jsonl", "received-{}.jsonl"
@@ -19,11 +21,25 @@ SENT, RECEIVED = "sent-{}.jsonl", "received-{}.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A Geneve packet of the capture, with its number there, counted from 1 over all frames of the file."""
+    """A packet of the overlay in the capture, with its number there, counted from 1 over all frames of the file.
+
+    ``view`` is what an observer without keys reads of it, whichever mechanism protects it; seconds since 1970.
+    """
 
     number: int
-    frame: GeneveFrame
+    timestamp: float
+    view: View
     raw: bytes
+
+    @property
+    def packet(self) -> Packet | None:
+        """The Geneve packet; None where it cannot be read."""
+        return self.view.packet
+
+    @property
+    def size(self) -> int:
+        """Bytes that an observer counts: of the payload, or, where it cannot be told, of all that a channel carries."""
+        return self.view.size
 
 
 @dataclass
@@ -67,14 +83,24 @@ class Evidence:
 
     @cached_property
     def packets(self) -> list[Seen]:
-        """All Geneve packets of the capture, in order."""
+        """All packets of the overlay in the capture, in order: Geneve's own, or those of a channel that carry data."""
         seen = []
         with CaptureReader(self.capture) as reader:
             for number, frame in enumerate(reader, 1):
-                geneve = geneve_frame(frame)
-                if geneve is not None:
-                    seen.append(Seen(number, geneve, frame.data))
+                read = view(frame.data)
+                if read is not None and read.data:
+                    seen.append(Seen(number, frame.timestamp, read, frame.data))
         return seen
+
+    def when_sent(self, size: int) -> list[tuple[float, float]]:
+        """Return when messages of ``size`` bytes were sent: for each host that did, from the first to the last."""
+        times = []
+        for host in self.facts["hosts"]:
+            lines = [line for message, line in self.messages(SENT, self.facts["hosts"][host])]
+            sent = [line["time_ns"] / 1e9 for line in lines if len(line["payload"]) == 2 * size and "time_ns" in line]
+            if sent:
+                times.append((min(sent), max(sent)))
+        return times
 
     def messages(self, pattern: str, host: str) -> list[tuple[Message, dict[str, Any]]]:
         """Return the marked messages in a host's log, SENT or RECEIVED, of this probe's label."""

@@ -20,7 +20,9 @@ from experiments.mechanism.crippled import twin_host, twin_name, with_twins
 from experiments.mechanism.evidence import FACTS
 from experiments.mechanism.probe import Probe
 from experiments.mechanism.probes import PROBES
+from experiments.mechanism.probes.common import INNER_HEADERS
 from experiments.programs import Program, python_module, wait_for
+from experiments.view import CAPTURE_FILTER
 from geneve.control.profile import Profile
 from geneve.errors import ConfigError
 from geneve.header import HeaderField
@@ -88,6 +90,17 @@ class Bench:
     def largest_payload(self) -> int:
         """Bytes of the largest payload that a packet of the tenant can have."""
         return self.testbed.plan.tenant_mtu[self.vni] + ETHERNET_HEADER_SIZE + self.inner_extra
+
+    def target(self, source: str, destination: str, size: int) -> dict[str, Any]:
+        """Return what eve is to pick: packets between two NVEs with messages of ``size`` bytes, or what may be them.
+
+        Where she can read nothing, she takes whatever is at least as large as such a frame.
+        """
+        addresses = self.testbed.plan.underlay_addresses
+        return {
+            "source": addresses[source], "destination": addresses[destination], "vni": self.wire_vni,
+            "size": size + INNER_HEADERS + self.inner_extra,
+        }  # fmt: skip
 
     def burst(
         self,
@@ -202,7 +215,7 @@ def _run_scenario(context: Context, name: str, probes: Sequence[Probe]) -> None:
     scenario = _load(context, name, probes)
     with ExitStack() as stack:
         testbed = stack.enter_context(started(context, scenario, name))
-        eve = _start_eve(context, testbed, name, stack)
+        eve = start_eve(context, testbed, name, stack)
         for probe in probes:
             for twin in (0, _number(probe)):
                 tenant = twin_name(probe.tenant, twin) if twin else probe.tenant
@@ -212,10 +225,10 @@ def _run_scenario(context: Context, name: str, probes: Sequence[Probe]) -> None:
                 with Hosts(testbed, folder) as hosts:
                     bench = Bench(context, testbed, hosts, tenant, probe.tenant, f"{probe.name}-{kind}",
                                   folder, twin, eve)  # fmt: skip
-                    _act(probe, bench)
+                    act(probe, bench, context.captures() / f"{probe.requirement:02}-{bench.label}.pcap")
 
 
-def _start_eve(context: Context, testbed: Testbed, name: str, stack: ExitStack) -> Program | None:
+def start_eve(context: Context, testbed: Testbed, name: str, stack: ExitStack) -> Program | None:
     """Put the on-path attacker's relay in the place of her bridge, as in the attacks experiment."""
     if EVE not in testbed.scenario.attackers or testbed.scenario.attackers[EVE].attach is not None:
         return None
@@ -240,11 +253,11 @@ def _capture_place(testbed: Testbed) -> tuple[Any, str]:
     return testbed.node(first), testbed.interface(first, testbed.scenario.nves[first].attach)
 
 
-def _act(probe: Probe, bench: Bench) -> None:
-    path = bench.context.captures() / f"{probe.requirement:02}-{bench.label}.pcap"
+def act(probe: Probe, bench: Bench, path: Path) -> None:
+    """Let a probe act while all that passes is captured in ``path``, and keep its evidence in the bench's folder."""
     node, interface = _capture_place(bench.testbed)
     before, known = bench.stats(), _associations(bench)
-    with Capture(node, interface, path, "udp port 6081", _CAPTURE_LIMIT):
+    with Capture(node, interface, path, CAPTURE_FILTER, _CAPTURE_LIMIT):
         facts = probe.act(bench)
     tenant = bench.scenario.tenants[bench.tenant]
     profile = None if tenant.profile == NO_PROTECTION else bench.scenario.profile(tenant.profile)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from geneve.control.profile import Profile
@@ -20,14 +21,32 @@ if TYPE_CHECKING:
 MUST, SHOULD = "MUST", "SHOULD"
 
 
+WHOLE = "whole"
+"""The part of a requirement that a statement belongs to, unless it says otherwise."""
+
+
+class Weight(str, Enum):
+    """What a statement is for: the requirement demands it, the trial is void without it, or it is worth knowing."""
+
+    DEMANDED = "demanded"
+    CONTROL = "control"
+    NOTE = "note"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One statement that a judge checked. ``packets`` are numbers in the capture, counted from 1."""
+    """One statement that a judge checked. ``packets`` are numbers in the capture, counted from 1.
+
+    Our own profiles have to pass all statements. For a comparison of mechanisms, ``weight`` says what a statement is
+    for, and ``parts`` which things the requirement asks for need it: a thing is there if all its statements hold.
+    """
 
     statement: str
     holds: bool
     reason: str
     packets: tuple[int, ...] = ()
+    weight: Weight = Weight.DEMANDED
+    parts: tuple[str, ...] = (WHOLE,)
 
 
 Judge = Callable[["Evidence"], list[Finding]]

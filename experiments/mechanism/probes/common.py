@@ -5,45 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from experiments.mechanism.evidence import RECEIVED, SENT, Evidence, Seen
-from experiments.mechanism.probe import Finding
+from experiments.mechanism.probe import Finding, Weight
 from experiments.traffic import MESSAGE_MARK
+from experiments.view import Carrier
 from geneve.option import Option
-from geneve.security.option import EGRESS_TYPE, SECURITY_CLASS
 
 INNER_HEADERS = 14 + 20 + 8
 """Ethernet, IPv4, UDP: what comes in front of a message's bytes in the inner frame."""
+_TRANSIT_SECONDS = 0.1
+"""By how much later than it was sent a message may be captured."""
 
 
 def find_option(seen: Seen, option_class: int, option_type: int) -> Option | None:
     """Return the option of a packet that is in clear, None if there is none."""
-    for option in seen.frame.packet.options:
+    for option in seen.packet.options if seen.packet is not None else ():
         if (option.option_class, option.type) == (option_class, option_type):
             return option
     return None
 
 
 def spi_of(seen: Seen) -> int | None:
-    """Return the SPI of the option for an NVE or a multicast group; None for a packet without one."""
-    option = find_option(seen, SECURITY_CLASS, EGRESS_TYPE)
-    return None if option is None else int.from_bytes(option.data[:4], "big")
+    """Return the SPI that a packet shows, in the option for its NVE or group or in its channel's header; None: none."""
+    return None if seen.view.carrier is Carrier.DTLS else seen.view.spi
 
 
 def own(evidence: Evidence, sender: str | None = None, size: int | None = None) -> list[Seen]:
-    """Return the tenant's packets: by SPI where they have one, else by VNI; from one NVE, of one payload size."""
+    """Return the tenant's packets, from one NVE, with one payload size in bytes.
+
+    Security options tell by their SPI whose packet it is; otherwise its VNI does. A packet that a channel has made
+    unreadable is any tenant's: then it counts if it passed between two NVEs while the probe acted, which one tenant at
+    a time does, and has the size wanted if it passed while messages of that size were sent.
+    """
+    nodes = set(evidence.facts["addresses"].values())
+    windows = [] if size is None else evidence.when_sent(size - INNER_HEADERS)
     chosen = []
     for seen in evidence.packets:
-        spi = spi_of(seen)
-        mine = seen.frame.packet.header.vni == evidence.vni if spi is None else spi in evidence.spis
-        if sender is not None and seen.frame.source != evidence.facts["addresses"][sender]:
+        if sender is not None and seen.view.source != evidence.facts["addresses"][sender]:
             continue
-        if mine and size in (None, len(seen.frame.packet.payload)):
+        if seen.packet is None:
+            mine = seen.view.source in nodes
+            fits = size is None or any(a <= seen.timestamp <= b + _TRANSIT_SECONDS for a, b in windows)
+        else:
+            spi = None if seen.view.channel else spi_of(seen)
+            mine = seen.packet.header.vni == evidence.vni if spi is None else spi in evidence.spis
+            fits = size in (None, seen.size)
+        if mine and fits:
             chosen.append(seen)
     return chosen
-
-
-def of_size(packets: Iterable[Seen], size: int) -> list[Seen]:
-    """Return the packets whose payload has ``size`` bytes."""
-    return [seen for seen in packets if len(seen.frame.packet.payload) == size]
 
 
 def numbers(packets: Iterable[Seen]) -> tuple[int, ...]:
@@ -78,6 +86,7 @@ def arrives(evidence: Evidence, sender: str, receiver: str) -> Finding:
         "the receiver gets every frame as it was sent",
         bool(out) and out == back,
         f"{len(out)} sent, {len(set(out) & set(back))} received unchanged, {len(back)} in all",
+        weight=Weight.CONTROL,
     )
 
 

@@ -13,7 +13,6 @@ from experiments.mechanism.probes.common import (
     enough,
     marked,
     numbers,
-    of_size,
     own,
     with_bytes,
 )
@@ -47,9 +46,9 @@ def _burst(first: str, second: str) -> Callable[[Bench], dict[str, object]]:
 
 def judge_payload(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-1: nothing of the tenant's data can be read."""
-    packets = of_size(own(evidence, "nve1"), _SIZE + INNER_HEADERS)
+    packets = own(evidence, "nve1", _SIZE + INNER_HEADERS)
     readable = marked(packets) or [seen for seen in packets if _INNER in seen.raw]
-    reason = f"{len(packets)} packets with the tenant's SPI, data or inner addresses readable in {len(readable)}"
+    reason = f"{len(packets)} packets of the tenant, data or inner addresses readable in {len(readable)}"
     statement = "the inner payload is encrypted, headers and data"
     return [
         Finding(statement, enough(packets, _COUNT) and not readable, reason, numbers(readable or packets)),
@@ -59,7 +58,7 @@ def judge_payload(evidence: Evidence) -> list[Finding]:
 
 def judge_headers(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-2: headers hidden, and only they."""
-    packets = of_size(own(evidence, "nve1"), _SIZE + INNER_HEADERS)
+    packets = own(evidence, "nve1", _SIZE + INNER_HEADERS)
     hidden = [seen for seen in packets if _INNER not in seen.raw]
     readable = with_bytes(packets, _FILL)
     return [
@@ -81,23 +80,24 @@ def judge_headers(evidence: Evidence) -> list[Finding]:
 
 def judge_vni(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-4: VNI and protocol type hidden, the rest in clear."""
-    packets = [seen for seen in own(evidence, "nve1") if len(seen.frame.packet.payload) == _SIZE + INNER_HEADERS]
-    hidden = [
-        s for s in packets if (s.frame.packet.header.vni, s.frame.packet.header.protocol_type) == (0, ETHERTYPE_HIDDEN)
-    ]
-    true_length = [s for s in packets if s.frame.packet.header.opt_len == sum(o.size for o in s.frame.packet.options)]
+    packets = own(evidence, "nve1", _SIZE + INNER_HEADERS)
+    clear = [(seen, seen.packet) for seen in packets if seen.packet is not None]
+    constant = [s for s, p in clear if (p.header.vni, p.header.protocol_type) == (0, ETHERTYPE_HIDDEN)]
+    hidden = [seen for seen in packets if seen.packet is None or seen in constant]
+    true_length = [s for s, p in clear if p.header.opt_len == sum(option.size for option in p.options)]
     return [
         Finding(
             "VNI and protocol type do not show: the wire has constants",
             enough(packets, _COUNT) and hidden == packets,
-            f"{len(hidden)} of {len(packets)} packets show VNI 0 and protocol type {ETHERTYPE_HIDDEN:#06x}",
+            f"{len(constant)} of {len(packets)} packets show VNI 0 and protocol type {ETHERTYPE_HIDDEN:#06x}, "
+            f"{len(packets) - len(clear)} no Geneve header at all",
             numbers(packets),
         ),
         Finding(
             "the fields that were not chosen stay in clear (Opt Len, C, version, O)",
             enough(packets, _COUNT)
             and true_length == packets
-            and all(s.frame.packet.header.critical and not s.frame.packet.header.oam for s in packets),
+            and all(p.header.critical and not p.header.oam for _, p in clear),
             f"Opt Len is the true length of the options in {len(true_length)} of {len(packets)} packets",
         ),
         arrives(evidence, "vni1", "vni2"),
@@ -107,13 +107,15 @@ def judge_vni(evidence: Evidence) -> list[Finding]:
 def judge_header(evidence: Evidence) -> list[Finding]:
     """SEC-GEN-4: every field hidden, the length of the options included."""
     packets = own(evidence, "nve1", _SIZE + INNER_HEADERS)
-    headers = {seen.frame.packet.header for seen in packets}
+    headers = {seen.packet.header for seen in packets if seen.packet is not None}
+    opaque = [seen for seen in packets if seen.packet is None]
     constant = all(h.vni == 0 and h.protocol_type != ETHERTYPE_TEB and h.opt_len == 128 for h in headers)
     return [
         Finding(
-            "all fields of the header are constants on the wire, Opt Len 128 bytes too",
-            enough(packets, _COUNT) and len(headers) == 1 and constant,
-            f"{len(packets)} packets show {len(headers)} different headers: {sorted(h.build().hex() for h in headers)}",
+            "no field of the header can be read: all are constants on the wire, Opt Len 128 bytes too, or ciphertext",
+            enough(packets, _COUNT) and ((len(headers) == 1 and constant and not opaque) or opaque == packets),
+            f"{len(packets)} packets show {len(headers)} different headers ({len(opaque)} show none): "
+            f"{sorted(header.build().hex() for header in headers)}",
             numbers(packets),
         ),
         arrives(evidence, "hid1", "hid2"),

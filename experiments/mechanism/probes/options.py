@@ -101,14 +101,13 @@ def flips(
     bench: Bench, first: str, second: str, changes: dict[str, tuple[str, int, int]], **order: object
 ) -> dict[str, object]:
     """Let eve flip one bit in each packet, one kind of place after the other; messages of another size each."""
-    addresses, sizes = bench.testbed.plan.underlay_addresses, {}
+    sizes: dict[str, object] = {}
     for number, (name, (part, offset, mask)) in enumerate(changes.items()):
         size = _SIZE + 10 * number
         sizes[name] = size
         attack = {
             "do": "begin", "attack": "flip", "limit": _COUNT, "part": part, "offset": offset, "mask": mask, **order,
-            "target": {"source": addresses["nve1"], "destination": addresses["nve2"], "vni": bench.wire_vni,
-                       "size": size + INNER_HEADERS + bench.inner_extra},
+            "target": bench.target("nve1", "nve2", size),
         }  # fmt: skip
         bench.eve().ask(attack)
         bench.burst(first, second, [size] * _COUNT, no_checksum=True)
@@ -122,9 +121,8 @@ def flip_result(evidence: Evidence, name: str, first: str, second: str, accepted
     out = [payload for payload in sent(evidence, first) if len(payload) == 2 * size]
     back = [payload for payload in received(evidence, second) if len(payload) == 2 * size]
     holds = seen == _COUNT and (len(back) == len(out) if accepted else not back)
-    return Finding(
-        statement, bool(out) and holds, f"{seen} of {len(out)} packets changed by eve, {len(back)} delivered"
-    )
+    reason = f"{seen} of {len(out)} packets changed by eve, {len(back)} delivered"
+    return Finding(statement, bool(out) and holds, reason, numbers(own(evidence, "nve1", size + INNER_HEADERS)))
 
 
 def _act_subset(bench: Bench) -> dict[str, object]:

@@ -11,6 +11,7 @@ from experiments.mechanism.probe import MUST, Finding, Judge, Probe
 from experiments.mechanism.probes.common import arrives, enough, numbers, own
 from experiments.samples import read_lines
 from geneve.control.profile import Padding, Profile
+from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE
 
 if TYPE_CHECKING:
     from experiments.mechanism.live import Bench
@@ -19,6 +20,7 @@ SCENARIO = "mechanism-traffic"
 _SIZES = [60, 100, 300, 700, 1000, 1200] * 3
 _EQUAL = [200] * 30
 _MULTIPLE, _BUCKETS, _MOST = 128, (128, 512, 1024), 256
+_ALIGNMENT = 3
 _RATE = 50.0
 _QUIET, _BUSY = 2.0, 2.0
 
@@ -36,18 +38,29 @@ def _burst(first: str, second: str, sizes: list[int]) -> Callable[[Bench], dict[
     return act
 
 
+Right = Callable[[list[int], int, bool], bool]
+"""Whether sizes are right: those seen, ascending; the largest that a payload can have; whether they are of ciphertexts.
+
+A ciphertext is its payload and as much again for each packet, which is not known: only differences count there.
+"""
+
+
 def _sizes(packets: list[Seen]) -> list[int]:
-    return sorted({len(seen.frame.packet.payload) for seen in packets})
+    return sorted({seen.size for seen in packets})
 
 
-def _judge_sizes(first: str, second: str, statement: str, right: Callable[[list[int], int], bool]) -> Judge:
+def _judge_sizes(first: str, second: str, statement: str, right: Right) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
         packets = own(evidence, "nve1")
         sizes = _sizes(packets)
         largest = int(evidence.facts["facts"]["largest"])
+        opaque = enough(packets) and all(seen.packet is None for seen in packets)
         return [
             Finding(
-                statement, enough(packets) and right(sizes, largest), f"payloads of {sizes} bytes", numbers(packets)
+                statement,
+                enough(packets) and right(sizes, largest, opaque),
+                f"{'ciphertexts' if opaque else 'payloads'} of {sizes} bytes",
+                numbers(packets),
             ),
             arrives(evidence, first, second),
         ]
@@ -55,19 +68,28 @@ def _judge_sizes(first: str, second: str, statement: str, right: Callable[[list[
     return judge
 
 
-def _multiples(sizes: list[int], largest: int) -> bool:
+def _multiples(sizes: list[int], largest: int, opaque: bool) -> bool:
+    if opaque:
+        return len(sizes) > 1 and len({size % _MULTIPLE for size in sizes}) == 1
     return len(sizes) > 1 and all(size % _MULTIPLE == 0 or size == largest for size in sizes)
 
 
-def _in_buckets(sizes: list[int], largest: int) -> bool:
-    return len(sizes) > 1 and set(sizes) <= {*_BUCKETS, largest}
+def _in_buckets(sizes: list[int], largest: int, opaque: bool) -> bool:
+    if not opaque:
+        return len(sizes) > 1 and set(sizes) <= {*_BUCKETS, largest}
+    # All buckets and the largest size are in use. Geneve's own header may be padded with the frame: then the largest
+    # is that much larger, and what aligns a ciphertext can add a little.
+    steps = [size - sizes[0] for size in sizes]
+    beyond = steps[-1] - (largest - _BUCKETS[0])
+    inner = [bucket - _BUCKETS[0] for bucket in _BUCKETS]
+    return steps[:-1] == inner and 0 <= beyond <= BASE_HEADER_SIZE + MAX_OPTIONS_SIZE + _ALIGNMENT
 
 
-def _all_largest(sizes: list[int], largest: int) -> bool:
-    return sizes == [largest]
+def _all_largest(sizes: list[int], largest: int, opaque: bool) -> bool:
+    return len(sizes) == 1 and (sizes[0] > largest if opaque else sizes[0] == largest)
 
 
-def _spread(sizes: list[int], _: int) -> bool:
+def _spread(sizes: list[int], _: int, __: bool) -> bool:
     # Thirty frames of one size, padded at random by up to 256 bytes: fewer than ten sizes would be no chance.
     return len(sizes) >= 10 and sizes[-1] - sizes[0] <= _MOST
 
@@ -91,12 +113,14 @@ def _idle_then_busy(first: str, second: str) -> Callable[[Bench], dict[str, obje
 
 def _between(evidence: Evidence, packets: list[Seen], start: str, end: str) -> list[Seen]:
     facts = evidence.facts["facts"]
-    return [seen for seen in packets if facts[start] <= seen.frame.timestamp < facts[end]]
+    return [seen for seen in packets if facts[start] <= seen.timestamp < facts[end]]
 
 
 def _clear_fields(seen: Seen) -> tuple[object, ...]:
     """Everything of a packet that is not random or a number that counts: what could tell dummies from data."""
-    packet, raw = seen.frame.packet, seen.raw
+    packet, raw = seen.packet, seen.raw
+    if packet is None:
+        return (raw[:16], raw[23], raw[22], raw[15], seen.view.carrier, seen.view.spi, len(raw))
     layout = tuple((option.option_class, option.type, option.size) for option in packet.options)
     return (raw[:16], raw[23], raw[22], raw[15], packet.header, layout, len(raw))
 
@@ -131,7 +155,7 @@ def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judg
 
 
 def _pad(
-    name: str, tenant: str, prefix: str, sizes: list[int], statement: str, right: Callable[[list[int], int], bool]
+    name: str, tenant: str, prefix: str, sizes: list[int], statement: str, right: Right
 ) -> Probe:
     first, second = f"{prefix}1", f"{prefix}2"
     return Probe(6, MUST, name, SCENARIO, tenant, _burst(first, second, sizes),

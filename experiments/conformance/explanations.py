@@ -1,0 +1,119 @@
+"""Why a verdict differs from the draft's letter, for each cell where it does, with room for the run's own evidence.
+
+``{configuration}``, ``{capture}`` and ``{packets}`` are those of the trial that the verdict rests on (the first that
+failed, if one did), ``{failed}`` and ``{held}`` its statements with what was seen. A cell that differs and has no
+explanation for its verdict here fails the run; one that agrees shows none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiments.conformance.verdicts import Decision, Trial, Verdict
+from experiments.mechanism.probe import Finding, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a cell's verdict is this one and not what the draft's letter would be."""
+
+    verdict: Verdict
+    text: str
+
+
+_SHOULD = (
+    "The draft marks Y because the requirement says SHOULD: whoever leaves out what is not mandatory still conforms. "
+    "We ask whether it is done, and no configuration does it: {failed} (configuration {configuration}, {capture}, "
+    "packets {packets})."
+)
+_HALF = (
+    "The draft marks N since nothing can be chosen, and so far we agree. But its own text grants the first half of the "
+    "requirement, and so do the packets: {held}. Only the reverse is missing: {failed} (configuration {configuration}, "
+    "{capture}, packets {packets})."
+)
+_AH = (
+    "The draft judges IPsec as one, and here by what ESP does. AH (RFC 4302) {what}: {{failed}} (configuration "
+    "{{configuration}}, {{capture}}, packets {{packets}})."
+)
+_GROUP = (
+    "The draft marks Y because IPsec handles multicast, and the first sentence of the requirement is met: {held}. The "
+    "second asks that an egress NVE can verify which NVE sent a packet. All members of a group share the key of its "
+    "security association, so what its ICV proves is that some member sent the packet (RFC 5374 calls it group "
+    "authentication), and a member can forge another's: {failed} (configuration {configuration}, {capture}, packets "
+    "{packets})."
+)
+_FLOWS = (
+    "The draft marks Y, as IPsec can have keys of its own for each session and for each multicast group. The "
+    "requirement speaks of each flow. Selectors (RFC 4301, section 4.4.1.1) see the outer addresses and the UDP port "
+    "of Geneve, the same for all flows of a pair of NVEs: {failed}; {held} ({capture}, packets {packets})."
+)
+
+EXPLANATIONS: dict[tuple[str, str], Explanation] = {
+    ("SEC-GEN-2", "dtls"): Explanation(Verdict.NOT_MET, _SHOULD),
+    ("SEC-GEN-2", "esp"): Explanation(Verdict.NOT_MET, _SHOULD),
+    ("SEC-GEN-2", "ah"): Explanation(Verdict.NOT_MET, _SHOULD + " AH encrypts nothing at all (RFC 4302)."),
+    ("SEC-GEN-9", "dtls"): Explanation(Verdict.NOT_MET, _SHOULD),
+    ("SEC-GEN-9", "esp"): Explanation(Verdict.NOT_MET, _SHOULD),
+    ("SEC-GEN-9", "ah"): Explanation(Verdict.NOT_MET, _SHOULD),
+    ("SEC-GEN-4", "dtls"): Explanation(Verdict.IN_PART, _HALF),
+    ("SEC-GEN-4", "esp"): Explanation(Verdict.IN_PART, _HALF),
+    ("SEC-GEN-11", "dtls"): Explanation(Verdict.IN_PART, _HALF),
+    ("SEC-GEN-11", "esp"): Explanation(Verdict.IN_PART, _HALF),
+    ("SEC-GEN-11", "ah"): Explanation(Verdict.IN_PART, _HALF),
+    ("SEC-GEN-1", "ah"): Explanation(Verdict.NOT_MET, _AH.format(what="encrypts nothing")),
+    ("SEC-GEN-6", "ah"): Explanation(Verdict.NOT_MET, _AH.format(what="has no padding that a receiver takes off")),
+    ("SEC-GEN-7", "ah"): Explanation(Verdict.NOT_MET, _AH.format(what="has no dummy packets")),
+    ("SEC-GEN-17", "esp"): Explanation(Verdict.IN_PART, _GROUP),
+    ("SEC-GEN-17", "ah"): Explanation(Verdict.IN_PART, _GROUP),
+    ("SEC-OP-1", "ah"): Explanation(
+        Verdict.NOT_MET,
+        "The draft marks Y for IPsec with ESP in mind. AH encrypts nothing, and the draft allows that only where the "
+        "tenants encrypt: {failed} ({capture}, packets {packets}).",
+    ),
+    ("SEC-OP-2", "ah"): Explanation(
+        Verdict.NOT_MET,
+        "The draft marks Y for IPsec with ESP in mind. Under AH all Geneve information is in clear, that of the "
+        "deployment's risk analysis too: {failed} ({capture}, packets {packets}).",
+    ),
+    ("SEC-OP-3", "ah"): Explanation(
+        Verdict.NOT_MET,
+        "The draft marks Y for IPsec with ESP in mind. AH neither pads nor sends dummies: {failed} ({capture}, packets "
+        "{packets}).",
+    ),
+    ("SEC-OP-3", "dtls"): Explanation(
+        Verdict.NOT_MET,
+        "The draft marks Y/N, since Geneve itself may pad and the requirement would not be mandatory. It says MUST "
+        "once a risk has been identified, which the deployment's file does, and no Geneve option that pads is part of "
+        "DTLS: {failed} ({capture}, packets {packets}).",
+    ),
+    ("SEC-OP-10", "esp"): Explanation(Verdict.IN_PART, _FLOWS),
+    ("SEC-OP-10", "ah"): Explanation(Verdict.IN_PART, _FLOWS),
+}  # fmt: skip
+"""Cells that we expect to differ. Those of SEC-OP depend on the deployment that is judged."""
+
+_SHOWN = 8
+
+
+def explain(requirement: str, mechanism: str, decision: Decision) -> str | None:
+    """Return the explanation of a cell that differs, with the evidence filled in; None when there is none for it."""
+    entry = EXPLANATIONS.get((requirement, mechanism))
+    if entry is None or entry.verdict is not decision.verdict or not decision.grounds:
+        return None
+    failed = [(trial, finding) for trial in decision.grounds for finding in trial.failed]
+    held = [
+        finding for trial in decision.grounds for finding in trial.of_weight(Weight.DEMANDED) if finding.holds
+    ]
+    ground = failed[0][0] if failed else decision.grounds[0]
+    return entry.text.format(
+        configuration=ground.configuration, capture=ground.capture or "no capture", packets=_packets(ground),
+        failed=_statements([finding for _, finding in failed]), held=_statements(held),
+    )  # fmt: skip
+
+
+def _statements(findings: list[Finding]) -> str:
+    return "; ".join(dict.fromkeys(f'"{f.statement}": {f.reason}' for f in findings)) or "nothing"
+
+
+def _packets(trial: Trial) -> str:
+    found = sorted({number for finding in trial.findings for number in finding.packets})
+    return ", ".join(map(str, found[:_SHOWN])) + (" and more" if len(found) > _SHOWN else "") if found else "none"
