@@ -32,7 +32,7 @@ from experiments.mechanisms.pairs import (
     Pairs,
     whole_datagrams,
 )
-from experiments.mechanisms.variants import COMPARED, Variant, segment_payload
+from experiments.mechanisms.variants import COMPARED, IN_KERNEL, Variant, segment_payload
 from experiments.mechanisms.wire import outer_packets
 from experiments.peers.measuring import GRACE_SECONDS, cpu_now
 from experiments.peers.network import LEFT, RIGHT, SIDES, UNDERLAY, WIRE
@@ -40,6 +40,7 @@ from experiments.peers.runner import reason_of
 from experiments.profiles import FRAME_SIZES
 from experiments.programs import wait_for
 from experiments.samples import SampleWriter, sample
+from nve.ipsec import xfrm
 from topologies.profiles import NO_PROTECTION
 
 __all__ = ["NAME", "run"]
@@ -194,18 +195,33 @@ def _words(process: subprocess.Popen[str]) -> str:
         return process.communicate()[0]
 
 
+def _chosen() -> tuple[list[Variant], dict[Variant, str]]:
+    """Return what is measured, and why which of the kernel's mechanisms is not."""
+    absent = {}
+    for variant in IN_KERNEL:
+        assert variant.profile is not None
+        assert variant.profile.channel is not None
+        reason = xfrm.find_missing(variant.profile.channel)
+        if reason:
+            absent[variant] = f"the kernel has none: {reason}"
+    return [*COMPARED, *(variant for variant in IN_KERNEL if variant not in absent)], absent
+
+
 def run(context: Context) -> None:
     """Run the experiment; every sample is on disk when this returns."""
+    chosen, absent = _chosen()
     plan = []
     for repeat in range(context.profile.repeats):
-        variants = list(COMPARED)
+        variants = list(chosen)
         context.random(f"order {repeat}").shuffle(variants)
         plan += [(variant, repeat) for variant in variants]
     names = [f"{variant.name}, repeat {repeat}" for variant, repeat in plan]
     context.run.update(order={**context.run.record.get("order", {}), context.name: names})
     folder = context.raw("programs", "x").parent
     with context.writer(SAMPLES) as samples:
-        with Pairs(COMPARED, folder, lambda text: context.progress.step(text, START_SECONDS)) as pairs:
+        for variant, reason in absent.items():
+            samples.write(sample("kernel", variant.key(), None, "", reason))
+        with Pairs(chosen, folder, lambda text: context.progress.step(text, START_SECONDS)) as pairs:
             compared = Compared(context, pairs, samples)
             for variant in list(pairs.pairs):
                 compared.start_programs(variant)

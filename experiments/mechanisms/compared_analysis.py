@@ -12,7 +12,10 @@ from experiments.capture import CaptureError
 from experiments.control_logs import FlowLog
 from experiments.measure import MeasureError
 from experiments.mechanisms.variants import (
+    BATCHED,
     COMPARED,
+    IN_KERNEL,
+    KERNEL,
     PROFILES,
     SETUP,
     Variant,
@@ -120,10 +123,14 @@ def analyse(root: Path) -> ComparedResult:
     for entry in entries:
         found[entry["measure"]].append(entry)
     result = ComparedResult()
-    for variant in COMPARED:
+    variants = [*COMPARED, *(variant for variant in IN_KERNEL if _of(found["tcp"], variant))]
+    for entry in found["kernel"]:
+        if entry["missing"] is not None:
+            result.nves.append({"mechanism": entry["mechanism"], "path": entry["path"], "reasons": entry["missing"]})
+    for variant in variants:
         result.nves.append(_nve(variant, _of(found["nve"], variant), result.warnings))
         result.bytes.extend(_bytes(root, variant, _of(found["bytes"], variant), result))
-    _figures(found, result)
+    _figures(found, variants, result)
     _setup(found, result)
     _judge(entries, result)
     return result
@@ -172,7 +179,7 @@ def _nve(variant: Variant, entries: list[Entry], warnings: list[str]) -> Row:
     told = next((entry["value"] for entry in entries if entry["value"] is not None), None)
     if told is None:
         return row
-    if observed_path(told["offloads"]) != variant.path:
+    if observed_path(told["offloads"], told.get("mechanism")) != variant.path:
         warnings.append(f"{NAME}: the NVEs of {variant.name} say that their path is {told['observed_path']}")
     counted = {
         reason: sum(drops.get(reason, 0) for drops in told["drops"].values())
@@ -218,10 +225,11 @@ def _bytes(root: Path, variant: Variant, entries: list[Entry], result: ComparedR
     return rows
 
 
-def _figures(found: dict[str, list[Entry]], result: ComparedResult) -> None:
+def _figures(found: dict[str, list[Entry]], variants: list[Variant], result: ComparedResult) -> None:
     """Medians; the ratio is to plain Geneve on the same path, within the same repeats."""
     control = {variant.path: variant for variant in COMPARED if variant.mechanism == "none"}
-    for variant in COMPARED:
+    control[KERNEL] = control[BATCHED]
+    for variant in variants:
         plain = control[variant.path]
         entries = _of(found["tcp"], variant)
         values = [None if entry["value"] is None else entry["value"] / 1e6 for entry in entries]
@@ -294,7 +302,7 @@ def _judge(entries: list[Entry], result: ComparedResult) -> None:
     """Nothing measured at all is a failure; what is missing is a warning."""
     missing: dict[tuple[str, str], list[str]] = defaultdict(list)
     for entry in entries:
-        if entry["missing"] is not None:
+        if entry["missing"] is not None and entry["measure"] != "kernel":
             name = f"{entry['mechanism']} {entry.get('path', '')}".strip()
             missing[name, entry["missing"]].append(entry["measure"])
     for (name, reason), measures in missing.items():

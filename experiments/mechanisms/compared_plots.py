@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.mechanisms.compared_analysis import FIRST, ComparedResult
-from experiments.mechanisms.variants import BATCHED, COMPARED, SINGLE
+from experiments.mechanisms.variants import BATCHED, COMPARED, KERNEL, SINGLE
 from experiments.plotting import Plot, bar_positions, figure, save
 
 GOODPUT = Plot(
@@ -38,7 +38,9 @@ _LINES = {
     "dtls-null": ("0.3", "^", ":"), "esp-udp": ("0.45", "v", "-"), "esp-null-udp": ("0.45", "v", ":"),
     "esp": ("0.6", "P", "-"), "esp-null": ("0.6", "P", ":"), "ah": ("0.75", "x", "--"),
 }  # fmt: skip
-_PATHS = {BATCHED: "many packets per system call", SINGLE: "one packet per system call"}
+_PATHS = {
+    BATCHED: "many packets per system call", SINGLE: "one packet per system call", KERNEL: "the kernel's own IPsec",
+}  # fmt: skip
 _ROW_INCHES = 0.19
 
 
@@ -82,12 +84,15 @@ def whisker(axes: Any, place: float, row: dict[str, Any], scale: float = 1.0) ->
 
 
 def _panels(rows: list[dict[str, Any]], height: float) -> tuple[Any, list[tuple[Any, list[dict[str, Any]]]]]:
-    by_path = [[row for row in rows if row["path"] == path] for path in _PATHS]
-    counts = [max(1, len(group)) for group in by_path]
-    drawing, axes = figure(height * sum(counts) + 1.1, rows=2, sharex=True, height_ratios=counts)
-    for panel, path in zip(axes, _PATHS, strict=True):
+    by_path = {path: [row for row in rows if row["path"] == path] for path in _PATHS}
+    there = {path: group for path, group in by_path.items() if group}
+    counts = [len(group) for group in there.values()]
+    drawing, axes = figure(
+        height * sum(counts) + 1.1, rows=len(there), sharex=True, height_ratios=counts, squeeze=False
+    )  # fmt: skip
+    for panel, path in zip(axes[:, 0], there, strict=True):
         panel.set_title(_PATHS[path], loc="left", pad=3)
-    return drawing, list(zip(axes, by_path, strict=True))
+    return drawing, list(zip(axes[:, 0], there.values(), strict=True))
 
 
 def _goodput(result: ComparedResult) -> Any:

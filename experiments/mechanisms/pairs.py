@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.measure import MeasureError
-from experiments.mechanisms.variants import BATCHED, Variant, implementation, observed_path
+from experiments.mechanisms.variants import KERNEL, SINGLE, Variant, implementation, observed_path
 from experiments.peers.contender import PeerError, Running
 from experiments.peers.measuring import Budget, Measuring
 from experiments.peers.network import LEFT, MACS, RIGHT, SIDES, TENANT_INTERFACE, WIRE, Network, other
@@ -43,8 +43,8 @@ class Pair:
         self.programs: dict[str, Program] = {}
         self._said: dict[str, dict[str, Any]] = {}
         self.contender = OurNve(
-            variant.name, variant.name, variant.profile, batched=variant.path == BATCHED, ipsec="user-space",
-            underlay_mtu=variant.underlay_mtu,
+            variant.name, variant.name, variant.profile, batched=variant.path != SINGLE,
+            ipsec="kernel" if variant.path == KERNEL else "user-space", underlay_mtu=variant.underlay_mtu,
         )  # fmt: skip
         with contextlib.ExitStack() as opened:
             self.network = opened.enter_context(Network(0))
@@ -96,7 +96,7 @@ class Pair:
         except (TestbedError, OSError, ValueError) as error:
             raise MeasureError(reason_of(error)) from None
         facts = self.running.facts
-        paths = {observed_path(facts["offloads"][side]) for side in SIDES}
+        paths = {observed_path(facts["offloads"][side], facts["mechanism"][side]) for side in SIDES}
         return {
             "implementation": implementation(facts["mechanism"][LEFT]), "mechanism": facts["mechanism"][LEFT],
             "observed_path": paths.pop() if len(paths) == 1 else "mixed", "offloads": facts["offloads"][LEFT],

@@ -21,8 +21,8 @@ from geneve.overhead import (
 )
 from topologies.profiles import BUILT_IN_PROFILES, NO_PROTECTION
 
-BATCHED, SINGLE = "batched", "single"
-"""Paths: many packets of one size in a system call (UDP_SEGMENT, UDP_GRO), or one."""
+BATCHED, SINGLE, KERNEL = "batched", "single", "kernel"
+"""Paths: many packets of one size in a system call (UDP_SEGMENT, UDP_GRO), or one; or the kernel's own IPsec."""
 AUTHENTICATED_ONLY = Profile(name="authenticated-only", egress=Coverage(encrypt_inner=InnerCoverage.NONE))
 PROFILES: dict[str, Profile | None] = {
     NO_PROTECTION: None,
@@ -86,6 +86,8 @@ COMPARED = tuple(
     )
 )  # fmt: skip
 """Variants of the experiment *mechanisms*, in the order of tables."""
+IN_KERNEL = tuple(Variant(name, KERNEL) for name in ("esp", "esp-null", "ah"))
+"""Those that are measured besides where the kernel has them. The work is then no process's; goodput still compares."""
 
 OVERLAYS = ("none", "authenticated-only", "headers-only", "full", "dtls", "esp-udp", "esp-null-udp", "esp")
 """Protections of the experiment *partial*, in the order of tables."""
@@ -140,10 +142,12 @@ def inner_frame(mtu: int) -> int:
     return mtu + ETHERNET_HEADER_SIZE
 
 
-def observed_path(offloads: dict[str, str] | None) -> str | None:
-    """Return the path that an NVE took by its own account; None when it said nothing."""
+def observed_path(offloads: dict[str, str] | None, document: dict[str, Any] | None = None) -> str | None:
+    """Return the path that an NVE took by its own account, of offloads and mechanism; None when it said nothing."""
     if offloads is None:
         return None
+    if document is not None and document.get("implementation") == KERNEL:
+        return KERNEL
     return BATCHED if offloads.get("udp_segment") == ON and offloads.get("udp_gro") == ON else SINGLE
 
 

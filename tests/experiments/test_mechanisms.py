@@ -18,6 +18,8 @@ from experiments.mechanisms.setup_times import scenario_of
 from experiments.mechanisms.variants import (
     BATCHED,
     COMPARED,
+    IN_KERNEL,
+    KERNEL,
     PROFILES,
     SETUP,
     SINGLE,
@@ -64,6 +66,7 @@ def test_what_an_nve_says_of_its_path_and_its_implementation():
     assert observed_path({"udp_segment": "on", "udp_gro": "on"}) == BATCHED
     assert observed_path({"udp_segment": "on", "udp_gro": "off"}) == SINGLE
     assert observed_path({"udp_segment": "unavailable: IP carries the packets"}) == SINGLE
+    assert observed_path({"udp_segment": "on", "udp_gro": "on"}, {"implementation": "kernel"}) == KERNEL
     assert observed_path(None) is None
     assert implementation({"name": "esp", "implementation": "user space"}) == "esp, user space"
     assert implementation({"name": "security options"}) == "security options"
@@ -250,6 +253,20 @@ def test_a_paced_load_that_is_lost_is_a_warning(tmp_path):
             entry["packets"] = 90
     (text,) = analyse(tmp_path, entries).warnings
     assert "10.0% of the paced load was lost under ah-single, repeat 2" in text
+
+
+def test_the_kernels_own_ipsec_has_rows_where_there_is_any(tmp_path):
+    entries = run_of(tmp_path)
+    absent, there = IN_KERNEL[0], IN_KERNEL[2]
+    entries.append(sample("kernel", absent.key(), None, "", "the kernel has none"))
+    for repeat in range(6):
+        entries.append(sample("tcp", {**there.key(), "repeat": repeat, "order": 0}, 2e9, "bit/s"))
+    result = analyse(tmp_path, entries)
+    assert row_of(result.nves, mechanism="esp", path=KERNEL)["reasons"] == "the kernel has none"
+    assert not [row for row in result.goodput if (row["mechanism"], row["path"]) == ("esp", KERNEL)]
+    assert row_of(result.goodput, mechanism="ah", path=KERNEL)["median"] == 2000
+    assert result.warnings == []
+    compared_plots.draw(result, tmp_path)
 
 
 def test_nothing_measured_at_all_fails_the_run(tmp_path):
