@@ -19,12 +19,13 @@ GOODPUT = Plot(
 BYTES = Plot(
     "mechanisms-bytes", "Bytes added per packet by mechanism",
     "Outer IP packet minus inner frame, from captures on the underlay, against the inner frame's length (both without "
-    "FCS). ESP fills up to a multiple of 4. Every point agrees with the formulas, or the run fails.",
+    "FCS); the axis does not begin at 0. ESP fills up to a multiple of 4. Every point agrees with the formulas, or the "
+    "run fails.",
 )
 CPU = Plot(
     "mechanisms-cpu", "CPU time per packet by mechanism",
     "CPU time of both NVEs together for a packet: of a paced load of datagrams of 1200 B (5000 a second), and of a "
-    "bulk TCP flow, whose packets come many at a time. Medians with 95% intervals; logarithmic.",
+    "bulk TCP flow, whose packets come many at a time. Medians with 95% intervals.",
 )
 SETUP = Plot(
     "mechanisms-setup", "Key set-up time by mechanism",
@@ -111,7 +112,7 @@ def _goodput(result: ComparedResult) -> Any:
 
 
 def _bytes(result: ComparedResult) -> Any:
-    drawing, axes = figure(3.0)
+    drawing, axes = figure(3.4)
     ends = []
     for mechanism, (colour, marker, line) in _LINES.items():
         points = sorted({
@@ -128,7 +129,6 @@ def _bytes(result: ComparedResult) -> Any:
     axes.xaxis.minorticks_off()
     axes.set_xlabel("inner frame (bytes)")
     axes.set_ylabel("added bytes per packet")
-    axes.set_ylim(0)
     return drawing
 
 
@@ -137,7 +137,9 @@ def _label_ends(axes: Any, ends: list[tuple[float, float, str]]) -> None:
     together: dict[float, list[str]] = {}
     for added, _, mechanism in sorted(ends):
         together.setdefault(added, []).append(mechanism)
-    right, lowest, apart = max(size for _, size, _ in ends), 0.0, max(together) / 17
+    bottom, top = min(together) - 4, max(together) + 4
+    axes.set_ylim(bottom, top)
+    right, lowest, apart = max(size for _, size, _ in ends), bottom, (top - bottom) / 36
     for added, names in sorted(together.items()):
         place = max(added, lowest)
         lowest = place + apart
@@ -148,7 +150,6 @@ def _cpu(result: ComparedResult) -> Any:
     rows = [row for row in result.cpu if row["end"] == "both"]
     drawing, panels = _panels([row for row in rows if row["load"] == "udp"], 1.5 * _ROW_INCHES)
     looks = (("udp", "paced datagrams", "0.8", ""), ("tcp", "bulk TCP", "0.45", "////"))
-    there = [row["median"] for row in rows if row["median"] is not None]
     for axes, of_path in panels:
         name_rows(axes, [_label(row) for row in of_path])
         centres, width = bar_positions(len(of_path), len(looks))
@@ -160,21 +161,12 @@ def _cpu(result: ComparedResult) -> Any:
                     axes.barh(place, row["median"], 0.9 * width, color=colour, hatch=hatch, edgecolor="0",
                               linewidth=0.5, label=label)  # fmt: skip
                     whisker(axes, place, row)
-        axes.set_xscale("log")
-        axes.set_xlim(min(there) / 2, max(there) * 2)
-    _plain_ticks(panels[-1][0], min(there) / 2, max(there) * 2)
-    panels[-1][0].set_xlabel("CPU time of both NVEs (\N{GREEK SMALL LETTER MU}s per packet, logarithmic)")
+        axes.set_xlim(0)
+    panels[-1][0].set_xlabel("CPU time of both NVEs (\N{GREEK SMALL LETTER MU}s per packet)")
     handles, labels = panels[0][0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     drawing.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2)
     return drawing
-
-
-def _plain_ticks(axes: Any, low: float, high: float) -> None:
-    ticks = [factor * 10.0**power for power in range(-4, 6) for factor in (1, 2, 5)]
-    inside = [tick for tick in ticks if low <= tick <= high]
-    axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
-    axes.xaxis.minorticks_off()
 
 
 def _setup(result: ComparedResult) -> Any:

@@ -84,9 +84,10 @@ def _twice(result: PartialResult) -> Any:
     mtus = sorted({row["underlay_mtu"] for row in rows})
     drawing, axes = figure(0.2 * len(labels) + 1.0)
     name_rows(axes, labels)
-    for mtu, marker, fill in zip(mtus, "osD^", ("1", "0", "0.5", "0.8"), strict=False):
+    looks = (("o", "1", 7), ("s", "0", 3.5), ("D", "0.5", 3), ("^", "0.8", 3))  # the first is seen around the others
+    for mtu, (marker, fill, size) in zip(mtus, looks, strict=False):
         points = [(row["twice_bytes"], labels.index(row["mechanism"])) for row in rows if row["underlay_mtu"] == mtu]
-        axes.plot([x for x, _ in points], [y for _, y in points], linestyle="", marker=marker, markersize=4.5,
+        axes.plot([x for x, _ in points], [y for _, y in points], linestyle="", marker=marker, markersize=size,
                   markerfacecolor=fill, markeredgecolor="0", label=f"underlay MTU {mtu}", clip_on=False)  # fmt: skip
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("veth", "kernel-vxlan", "nve-full", "nve-full-2t-export", "nve-dtls", "nve-esp-udp", "nve-ah")
+NAMES = ("veth", "kernel-vxlan", "nve-full", "nve-full-2t-export", "nve-dtls", "nve-ah")
 
 
 @pytest.mark.live
