@@ -20,7 +20,7 @@ from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import Finding, Probe, Weight
 from experiments.mechanism.probes import PROBES
 from experiments.tables import write_csv
-from topologies.scenario import NO_PROTECTION
+from topologies.profiles import NO_PROTECTION
 
 NAME = "conformance"
 REFUSED = "refused"

@@ -21,7 +21,8 @@ from geneve.control.profile import (
 )
 from geneve.control.rules import Action
 from geneve.header import HeaderField
-from topologies.scenario import FULL_PROTECTION, NO_PROTECTION, Scenario
+from topologies.profiles import FULL_PROTECTION, NO_PROTECTION
+from topologies.scenario import Scenario
 from topologies.scenario_file import load_scenario
 
 OURS = "ours"
