@@ -101,7 +101,7 @@ PROFILES = {
             scale_rounds=1, scale_packets=256, scale_memory_repeats=1,
             scale_largest=(("associations", 100), ("rules", 100), ("flows", 1000)),
             flood_repeats=1, flood_rates=(1000, 20_000), mechanisms_tcp_seconds=0.2, mechanisms_udp_seconds=0.1,
-            mechanisms_pings=10, mechanisms_setup=("none", "full", "dtls"), partial_seconds=0.2,
+            mechanisms_pings=10, mechanisms_setup=("full", "dtls"), partial_seconds=0.2,
             partial_mtus=(1500,),
         ),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from experiments.context import Context
@@ -67,20 +68,6 @@ class Compared:
             details = found.get(measure, {"value": None, "missing": "not measured"})
             value, missing = details.pop("value"), details.pop("missing", None)
             self._samples.write(sample(measure, key, value, unit, missing, **details))
-
-    def start_programs(self, variant: Variant) -> None:
-        """Start the tenants' programs and note what the NVEs are; a pair where that fails is measured no further."""
-        pair = self._pairs.pairs[variant]
-        try:
-            flows.open_flow(pair)
-            near, far = pair.network.tenant_address(LEFT), pair.address
-            pair.program(RECEIVER, RIGHT, "experiments.peers.datagrams", "receive", "--address", far)
-            pair.program(SENDER, LEFT, "experiments.peers.datagrams", "send", "--address", far)
-            log = self._context.raw("frames", f"{variant.name}.jsonl")
-            pair.program(FRAMES, LEFT, "experiments.traffic", "send", "--address", near, "--log", str(log))
-        except FAULTS as error:
-            self._pairs.missing[variant] = reason_of(error)
-            self._pairs.pairs.pop(variant).close()
 
     def note(self, variant: Variant) -> None:
         """Note what the NVEs say of themselves after they have worked."""
@@ -187,6 +174,16 @@ class Compared:
         return {"tcp": found, **cpu, "rtt_load": load}
 
 
+def _start_programs(pair: Pair, log: Path) -> None:
+    """Start the tenants' programs; ``log`` is the folder of what they say of the frames of known sizes."""
+    flows.open_flow(pair)
+    near, far = pair.network.tenant_address(LEFT), pair.address
+    pair.program(RECEIVER, RIGHT, "experiments.peers.datagrams", "receive", "--address", far)
+    pair.program(SENDER, LEFT, "experiments.peers.datagrams", "send", "--address", far)
+    path = log / f"{pair.variant.name}.jsonl"
+    pair.program(FRAMES, LEFT, "experiments.traffic", "send", "--address", near, "--log", str(path))
+
+
 def _words(process: subprocess.Popen[str]) -> str:
     try:
         return process.communicate(timeout=10)[0]
@@ -217,14 +214,13 @@ def run(context: Context) -> None:
         plan += [(variant, repeat) for variant in variants]
     names = [f"{variant.name}, repeat {repeat}" for variant, repeat in plan]
     context.run.update(order={**context.run.record.get("order", {}), context.name: names})
-    folder = context.raw("programs", "x").parent
+    folder, log = context.raw("programs", "x").parent, context.raw("frames", "x").parent
     with context.writer(SAMPLES) as samples:
         for variant, reason in absent.items():
             samples.write(sample("kernel", variant.key(), None, "", reason))
-        with Pairs(chosen, folder, lambda text: context.progress.step(text, START_SECONDS)) as pairs:
+        context.progress.step("start the pairs of NVEs", START_SECONDS * len(chosen))
+        with Pairs(chosen, folder, lambda pair: _start_programs(pair, log)) as pairs:
             compared = Compared(context, pairs, samples)
-            for variant in list(pairs.pairs):
-                compared.start_programs(variant)
             for variant in list(pairs.pairs):
                 context.progress.step(f"bytes per packet: {variant.name}", 1.0)
                 compared.bytes_added(variant)

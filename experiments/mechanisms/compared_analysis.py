@@ -90,7 +90,7 @@ def capture_filter(profile: control_profile.Profile | None, destination: str) ->
 def seconds(profile: Profile) -> float:
     """Return how long the experiment is expected to take."""
     each = profile.mechanisms_tcp_seconds + profile.mechanisms_udp_seconds + profile.mechanisms_pings * PING_INTERVAL
-    starts = len(COMPARED) * 2.5
+    starts = len(COMPARED) * 2.0
     mechanisms = profile.mechanisms_setup or SETUP
     setups = profile.mechanisms_setup_starts * len(mechanisms) * (_SETUP_START_SECONDS + 10 * PAIR_SECONDS)
     return starts + profile.repeats * len(COMPARED) * (each + 0.5) + setups

@@ -11,6 +11,7 @@ import random
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from topologies.nodes import NodeCommandError
 
 FAULTS = (MeasureError, PeerError, ProgramError, TestbedError, NodeCommandError, OSError, subprocess.SubprocessError)
 """What can go wrong while something is measured; the reason becomes that of the missing sample."""
-START_SECONDS = 2.0
-"""Expected time to start a pair with its programs."""
+START_SECONDS = 1.2
+"""Expected time for each pair to start with its programs."""
+_AT_A_TIME = 4
 _SETTLING = Budget(1, 1, 0.01, 0.1, 0.1, 1.1)
 SINK, SOURCE, RECEIVER, SENDER, FRAMES = "sink", "source", "receiver", "sender", "frames"
 
@@ -123,21 +125,24 @@ def whole_datagrams(pair: Pair) -> Iterator[None]:
 
 
 class Pairs:
-    """The pairs of many variants; those that could not be started say why in :attr:`missing`."""
+    """The pairs of many variants; those that could not be started say why in :attr:`missing`.
 
-    def __init__(self, variants: Sequence[Variant], folder: Path, tell: Callable[[str], None]) -> None:
-        self.pairs: dict[Variant, Pair] = {}
-        self.missing: dict[Variant, str] = {}
+    Several start at a time: most of a start is waiting. ``prepare`` starts the tenants' programs of a pair.
+    """
+
+    def __init__(self, variants: Sequence[Variant], folder: Path, prepare: Callable[[Pair], None]) -> None:
+        futures: dict[Variant, Future[Pair | str]] = {}
         try:
-            for variant in variants:
-                tell(f"start {variant.name}")
-                try:
-                    self.pairs[variant] = Pair(variant, folder)
-                except FAULTS as error:
-                    self.missing[variant] = reason_of(error)
-        except BaseException:
-            self.close()
+            with ThreadPoolExecutor(_AT_A_TIME) as pool:
+                futures = {variant: pool.submit(_started, variant, folder, prepare) for variant in variants}
+            found = {variant: future.result() for variant, future in futures.items()}
+        except BaseException:  # also when the wait was interrupted: what has started is to be ended
+            for future in futures.values():
+                if future.exception() is None and isinstance(pair := future.result(), Pair):
+                    pair.close()
             raise
+        self.pairs = {variant: pair for variant, pair in found.items() if isinstance(pair, Pair)}
+        self.missing = {variant: reason for variant, reason in found.items() if isinstance(reason, str)}
 
     def close(self) -> None:
         """End all of them."""
@@ -150,3 +155,16 @@ class Pairs:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _started(variant: Variant, folder: Path, prepare: Callable[[Pair], None]) -> Pair | str:
+    """Return a pair that is ready, or why there is none."""
+    pair = None
+    try:
+        pair = Pair(variant, folder)
+        prepare(pair)
+    except FAULTS as error:
+        if pair is not None:
+            pair.close()
+        return reason_of(error)
+    return pair

@@ -26,7 +26,7 @@ from experiments.mechanisms.partial_analysis import (
 )
 from experiments.mechanisms.variants import Variant, partial_variants
 from experiments.mechanisms.wire import outer_packets
-from experiments.peers.network import LEFT, RIGHT, TENANT_INTERFACE, UNDERLAY, WIRE
+from experiments.peers.network import BRIDGED, LEFT, RIGHT, TENANT_INTERFACE, UNDERLAY, WIRE
 from experiments.peers.runner import reason_of
 from experiments.programs import wait_for
 from experiments.samples import SampleWriter, sample
@@ -37,22 +37,8 @@ _CAPTURE_SECONDS = 3.0
 class Partial:
     """One run of the experiment."""
 
-    def __init__(
-        self, context: Context, pairs: Pairs, certificates: flows.Certificates, samples: SampleWriter
-    ) -> None:
-        self._context, self._pairs, self._certificates, self._samples = context, pairs, certificates, samples
-
-    def open(self, variant: Variant) -> None:
-        """Connect both tenants' flows; a pair where that fails is measured no further."""
-        pair = self._pairs.pairs[variant]
-        try:
-            flows.open_flow(pair)
-            said = flows.open_flow(pair, self._certificates)
-        except FAULTS as error:
-            self._pairs.missing[variant] = reason_of(error)
-            self._pairs.pairs.pop(variant).close()
-            return
-        self._samples.write(sample("tls", variant.key(), said["cipher"], ""))
+    def __init__(self, context: Context, pairs: Pairs, samples: SampleWriter) -> None:
+        self._context, self._pairs, self._samples = context, pairs, samples
 
     def measure(self, variant: Variant, tenants: str, repeat: int, place: int) -> None:
         """Take one sample of goodput, with the CPU time of both NVEs."""
@@ -109,8 +95,10 @@ class Partial:
         value: dict[str, Any] | None = None
         reason = self._pairs.missing.get(variant)
         if variant in self._pairs.pairs:
+            pair = self._pairs.pairs[variant]
+            self._samples.write(sample("tls", variant.key(), pair.said(SOURCE + "-tls")["cipher"], ""))
             try:
-                value, reason = self._pairs.pairs[variant].observe(), None
+                value, reason = pair.observe(), None
             except FAULTS as error:
                 reason = reason_of(error)
         self._samples.write(sample("nve", variant.key(), value, "", reason))
@@ -130,6 +118,26 @@ def _plan(context: Context, chosen: Sequence[Variant]) -> list[tuple[Variant, st
     return plan
 
 
+def _open_flows(pair: Pair, certificates: flows.Certificates) -> None:
+    flows.open_flow(pair)
+    flows.open_flow(pair, certificates)
+
+
+def _measure(
+    context: Context, chosen: Sequence[Variant], plan: Sequence[tuple[Variant, str, int]], partial: Partial
+) -> None:
+    for place, (variant, tenants, repeat) in enumerate(plan):
+        label = f"{variant.name}, {tenants} (measurement {place + 1} of {len(plan)})"
+        context.progress.step(label, context.profile.partial_seconds + POINT_OVERHEAD)
+        partial.measure(variant, tenants, repeat, place)
+    for variant in chosen:
+        context.progress.step(f"what can be read: {variant.name}", 1.0)
+        # The control is the same for every MTU, and captures of large frames are large.
+        for tenants in TENANTS if variant.underlay_mtu == min(context.profile.partial_mtus) else (TLS,):
+            partial.capture(variant, tenants)
+        partial.note(variant)
+
+
 def run(context: Context) -> None:
     """Run the experiment; every sample is on disk when this returns."""
     chosen = partial_variants(context.profile.partial_mtus)
@@ -137,27 +145,8 @@ def run(context: Context) -> None:
     names = [f"{variant.name}, {tenants}, repeat {repeat}" for variant, tenants, repeat in plan]
     context.run.update(order={**context.run.record.get("order", {}), context.name: names})
     folder = context.raw("programs", "x").parent
-    with (
-        tempfile.TemporaryDirectory(prefix="tenants-", dir="/run") as private,
-        context.writer(SAMPLES) as samples,
-        Pairs(chosen, folder, lambda text: context.progress.step(text, START_SECONDS)) as pairs,
-    ):
-        any_pair = next(iter(pairs.pairs.values()), None)
-        if any_pair is None:
-            raise MeasureError(f"no pair of NVEs came up: {next(iter(pairs.missing.values()))}")
-        certificates = flows.Certificates.make(Path(private), "tenant", any_pair.address)
-        partial = Partial(context, pairs, certificates, samples)
-        for variant in list(pairs.pairs):
-            partial.open(variant)
-        for place, (variant, tenants, repeat) in enumerate(plan):
-            label = f"{variant.name}, {tenants} (measurement {place + 1} of {len(plan)})"
-            context.progress.step(label, context.profile.partial_seconds + POINT_OVERHEAD)
-            partial.measure(variant, tenants, repeat, place)
-        for variant in chosen:
-            context.progress.step(f"what can be read: {variant.name}", 1.0)
-            # The control is the same for every MTU, and captures of large frames are large.
-            for tenants in TENANTS if variant.underlay_mtu == min(context.profile.partial_mtus) else (TLS,):
-                partial.capture(variant, tenants)
-            partial.note(variant)
-
-
+    context.progress.step("start the pairs of NVEs", START_SECONDS * len(chosen))
+    with tempfile.TemporaryDirectory(prefix="tenants-", dir="/run") as private, context.writer(SAMPLES) as samples:
+        certificates = flows.Certificates.make(Path(private), "tenant", BRIDGED[RIGHT])
+        with Pairs(chosen, folder, lambda pair: _open_flows(pair, certificates)) as pairs:
+            _measure(context, chosen, plan, Partial(context, pairs, samples))

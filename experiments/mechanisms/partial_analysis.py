@@ -85,7 +85,7 @@ def seconds(profile: Profile) -> float:
     """Return how long the experiment is expected to take."""
     pairs = len(partial_variants(profile.partial_mtus))
     points = profile.repeats * pairs * len(TENANTS)
-    return points * (profile.partial_seconds + POINT_OVERHEAD) + pairs * 4.0
+    return points * (profile.partial_seconds + POINT_OVERHEAD) + pairs * 2.5
 
 
 def analyse(root: Path) -> PartialResult:
