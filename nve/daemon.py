@@ -259,7 +259,7 @@ class NveDaemon:
         for vni, frame in self._presence.take_frames():
             self._deliver(self._bridges[vni].tap, frame)
         report = self._presence.take_report(now)
-        demands = self._dataplane.take_demands(now)  # without an NVA too: DTLS agrees on keys by itself
+        demands = self._dataplane.take_demands(now)  # asked for without an NVA too: some mechanisms agree on keys
         if self._control is None:
             return
         for spi in self._dataplane.take_rekey_requests():

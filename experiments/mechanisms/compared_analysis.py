@@ -124,12 +124,12 @@ def analyse(root: Path) -> ComparedResult:
         found[entry["measure"]].append(entry)
     result = ComparedResult()
     variants = [*COMPARED, *(variant for variant in IN_KERNEL if _of(found["tcp"], variant))]
-    for entry in found["kernel"]:
-        if entry["missing"] is not None:
-            result.nves.append({"mechanism": entry["mechanism"], "path": entry["path"], "reasons": entry["missing"]})
     for variant in variants:
         result.nves.append(_nve(variant, _of(found["nve"], variant), result.warnings))
         result.bytes.extend(_bytes(root, variant, _of(found["bytes"], variant), result))
+    for entry in found["kernel"]:
+        if entry["missing"] is not None:
+            result.nves.append({"mechanism": entry["mechanism"], "path": entry["path"], "reasons": entry["missing"]})
     _figures(found, variants, result)
     _setup(found, result)
     _judge(entries, result)
