@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.capture import CaptureError
+from experiments.capture_file import CaptureError
 from experiments.control_logs import FlowLog
 from experiments.measure import MeasureError
 from experiments.mechanisms.variants import (

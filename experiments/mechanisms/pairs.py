@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from experiments.capture_file import CaptureError
 from experiments.measure import MeasureError
 from experiments.mechanisms.variants import KERNEL, SINGLE, Variant, implementation, observed_path
 from experiments.peers.contender import PeerError, Running
@@ -26,7 +27,10 @@ from experiments.programs import Program, ProgramError, python_module
 from topologies.daemon import TestbedError
 from topologies.nodes import NodeCommandError
 
-FAULTS = (MeasureError, PeerError, ProgramError, TestbedError, NodeCommandError, OSError, subprocess.SubprocessError)
+FAULTS = (
+    MeasureError, CaptureError, PeerError, ProgramError, TestbedError, NodeCommandError, OSError,
+    subprocess.SubprocessError,
+)  # fmt: skip
 """What can go wrong while something is measured; the reason becomes that of the missing sample."""
 START_SECONDS = 1.2
 """Expected time for each pair to start with its programs."""
