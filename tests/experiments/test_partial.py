@@ -35,7 +35,7 @@ def test_what_a_tenant_sent_is_found_wherever_it_stands():
     sent = Sent([os.urandom(100), stream])
     for first, length in ((0, 1400), (7, 1399), (2600, 1400), (13, 2 * WINDOW)):
         packet = b"head" * 9 + stream[first : first + length] + os.urandom(16)
-        assert sent.readable(packet) in (length, length + 1, length + 2)  # what follows may go on by accident
+        assert sent.readable(packet) in range(length, length + 4)  # what follows may go on by accident
     assert sent.readable(os.urandom(1500)) == 0
     assert sent.readable(stream[5 : 5 + WINDOW - 1]) == 0
     assert sent.readable(b"") == 0
@@ -44,7 +44,7 @@ def test_what_a_tenant_sent_is_found_wherever_it_stands():
 def test_of_several_runs_the_longest_counts():
     stream = os.urandom(4000)
     packet = stream[:100] + os.urandom(50) + stream[1000:1300] + os.urandom(20)
-    assert Sent([stream]).readable(packet) in (300, 301)
+    assert Sent([stream]).readable(packet) in range(300, 304)
 
 
 def test_inner_addresses_are_seen_by_any_of_their_marks():
@@ -170,7 +170,7 @@ def run_of(tmp_path: Path) -> list[dict[str, Any]]:
             data = stream if tenants == analysis.TLS else bytes(12_000)
             names = {end: f"captures/{variant.name}-{tenants}-{end}.pcap" for end in ("tenant", "underlay")}
             (tmp_path / names["tenant"]).write_bytes(pcap([ethernet(6, tcp(data))]))
-            (tmp_path / names["underlay"]).write_bytes(pcap([underlay_packet(variant, data)] * 3))
+            (tmp_path / names["underlay"]).write_bytes(pcap([underlay_packet(variant, data) for _ in range(5)]))
             key = {**variant.key(), "tenants": tenants}
             entries.append(sample("capture", key, {**names, **BRIDGED}, ""))
             cost = CPU.get(variant.mechanism, 8.0)
@@ -209,7 +209,7 @@ def test_a_payload_on_the_wire_fails_the_run(tmp_path):
         if entry["measure"] == "capture" and (entry["mechanism"], entry["tenants"]) == ("full", analysis.TLS):
             path = tmp_path / entry["value"]["underlay"]
             stream = tcp_payloads(tmp_path / entry["value"]["tenant"])[0]
-            path.write_bytes(pcap([underlay_packet(leak, stream)] * 3))
+            path.write_bytes(pcap([underlay_packet(leak, stream) for _ in range(5)]))
     (text,) = analyse(tmp_path, entries).failures
     assert "full" in text
 
