@@ -118,7 +118,7 @@ def _draw_cell(
     )  # fmt: skip
     axes.text(column - 0.08, row, symbol, ha="center", va="center", fontsize=7, zorder=4)
     if said is not None:
-        axes.text(column + 0.42, row - 0.37, said.letter, ha="right", va="top", fontsize=4, zorder=4)
+        axes.text(column + 0.37, row - 0.33, said.letter, ha="right", va="top", fontsize=4, zorder=4)
 
 
 def _legend(drawing: Any, result: ConformanceResult, columns: int) -> None:

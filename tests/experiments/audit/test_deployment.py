@@ -7,7 +7,9 @@ import pytest
 from experiments.audit.deployment import audit_deployment, judge
 from experiments.audit.faults import FAULTS, Fault
 from experiments.audit.result import LEVELS, Judgement, Verdict
+from experiments.audit.ways import ways_of
 from geneve.errors import ConfigError
+from topologies.risks import Evaluated, RiskEvaluation
 from topologies.scenario import Scenario
 from topologies.scenario_checks import first_fault
 from topologies.scenario_file import load_scenario, parse_scenario, scenario_names, scenario_path
@@ -119,3 +121,35 @@ def test_the_audit_of_a_file_has_an_inventory_and_plain_data() -> None:
     assert result.as_dict()["inventory"]["tenants"][0]["vni"] == 100
     with pytest.raises(KeyError):
         result.judgement("SEC-OP-11")
+
+
+def test_a_rule_for_all_packets_of_a_tenant_leaves_its_own_entry_without_effect() -> None:
+    text = scenario_path("small").read_text() + "policy: [{name: all-blue, vni: 200, action: secure, profile: full}]\n"
+    scenario = parse_scenario(text, "x.yaml")
+    # Blue's entry says 'none', but nothing of blue's is unprotected.
+    assert verdicts(scenario)["SEC-OP-1"] is Verdict.MET
+    policies = of(scenario, "SEC-OP-9")
+    assert policies.verdict is Verdict.NOT_MET
+    assert policies.reasons[0].key == "tenants.blue.profile"
+
+
+def test_groups_of_the_underlay_get_no_dummies() -> None:
+    high = Evaluated(risk="high", reason="x")
+    blue = RiskEvaluation(traffic_patterns=high)
+    profile = GOOD.profile("shielded")
+    assert profile is not None
+    assert GOOD.risks is not None
+    tenant = GOOD.tenants["blue"].model_copy(update={"profile": "shielded"})
+    risks = GOOD.risks.model_copy(update={"tenants": {**GOOD.risks.tenants, "blue": blue}})
+    changed = GOOD.model_copy(update={"policy": (), "tenants": {**GOOD.tenants, "blue": tenant}, "risks": risks})
+    assert of(changed, "SEC-OP-3").verdict is Verdict.IN_PART
+
+
+def test_a_device_authenticates_what_is_hidden_for_it_and_not_what_is_hidden_from_it() -> None:
+    scenario = load_scenario("group-policy")
+    tag = (0xFF60, 6)
+    hidden, shown, bare = (ways_of(scenario, name)[0] for name in ("hidden", "shown", "unprotected"))
+    assert hidden.device_authenticates("t1", tag)
+    assert not hidden.device_authenticates("t2", tag)
+    assert shown.device_authenticates("t1", tag)
+    assert not bare.device_authenticates("t1", tag)

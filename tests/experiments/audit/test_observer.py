@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.audit import records
+from experiments.audit.findings import find
 from experiments.audit.observer import Observer
-from experiments.audit.reading import Record
 from experiments.audit.records import Seen
+from experiments.capture_file import Record
 from geneve.option import Option
 from geneve.outer import build_datagram, build_frame
 from tests.experiments.audit import captures
@@ -341,3 +342,38 @@ def test_corpus_files_are_small_and_audited(tmp_path: Path) -> None:
     for path in files:
         assert path.stat().st_size < 64 * 1024
         assert audit_capture(path).inventory["file"]["geneve_packets"] > 0
+
+
+def test_a_capture_that_ends_within_options_is_no_packet_without_options() -> None:
+    whole = outer(geneve(7, PACKET[8:], [Option(0x0102, 0x80, b"\0\1\0\2"), Option(0x0103, 1, b"abcd")]))
+    observer = Observer()
+    observer.watch((n, 1.0, 1, whole[:cut], len(whole)) for n, cut in enumerate((50, 54, 58, 65), 1))
+    seen = observer.finish()
+    assert seen.facts["Geneve headers cut short by the capture"].first == [1, 2, 3, 4]
+    assert seen.geneve.packets == 0
+
+
+def test_the_first_frames_are_those_of_all_flows_together() -> None:
+    one, two = (outer(geneve(7, captures.ip_frame("10.0.0.1", "10.0.0.2", port, b"x" * 20))) for port in (7, 8))
+    seen = observe(one, two, two, one, two, one, one)
+    assert seen.networks.rows[7].first == [1, 2, 3, 4, 5]
+    assert seen.networks.rows[7].flows == 2
+
+
+def test_pings_are_one_flow_although_their_checksums_differ() -> None:
+    frames = []
+    for number in range(5):
+        echo = bytes([8, 0, number, number, 0, 1, 0, number]) + b"ping" * 8
+        packet = ip_in(1, echo, "10.0.0.1", "10.0.0.2")
+        frames.append(outer(geneve(7, packet)))
+    assert observe(*frames).networks.rows[7].flows == 1
+
+
+def test_bits_that_should_not_be_set() -> None:
+    plain, critical = bytearray(PACKET), bytearray(PACKET)
+    plain[1] |= 1
+    critical[1] |= 0x40
+    seen = observe(outer(PACKET), outer(bytes(plain)), outer(bytes(critical)), outer(PACKET[:7] + b"\1" + PACKET[8:]))
+    assert seen.facts["reserved bits set"].first == [2, 4]
+    assert seen.facts["C bit that contradicts the options"].first == [3]
+    assert {finding.name for finding in find(seen)} >= {"reserved-bits", "critical-bit-wrong"}
