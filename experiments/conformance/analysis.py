@@ -73,7 +73,7 @@ def analyse(
         tried = json.loads((run / "raw" / NAME / PLAN).read_text(encoding="utf-8"))
         wanted = [requirement for requirement in wanted if requirement.series == OP or requirement.number in tried]
     result = conclude(trials, wanted, mechanisms)
-    _check_planted(planted, result)
+    _check_planted(planted, wanted, result)
     return result
 
 
@@ -155,8 +155,12 @@ def read_deployments(run: Path) -> tuple[Trials, list[Planted]]:
     return found, planted
 
 
-def _check_planted(planted: Iterable[Planted], result: ConformanceResult) -> None:
-    """A judge that does not see a fault that was planted proves nothing by seeing none."""
+def _check_planted(planted: Sequence[Planted], wanted: Iterable[Requirement], result: ConformanceResult) -> None:
+    """A judge that does not see a fault that was planted proves nothing by seeing none; one without a fault neither."""
+    tested = {entry.requirement for entry in planted}
+    for requirement in wanted:
+        if requirement.series == OP and requirement.name not in tested:
+            result.failures.append(f"conformance: no fault was planted against {requirement.name}")
     for entry in planted:
         where = f"conformance: the planted fault '{entry.fault}' against {entry.requirement} under {entry.mechanism}"
         if entry.trial.void:

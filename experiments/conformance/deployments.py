@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from experiments.audit.capture_audit import audit_capture
 from experiments.audit.deployment import judge
 from experiments.audit.faults import BY_RULE, device_without_key, no_dummies, vni_shown
 from experiments.audit.result import Judgement
@@ -410,11 +411,22 @@ def seen_in(requirement: str, watched: Watched, configuration: str) -> Trial:
 
 def trials(scenario: Scenario, watched: Watched, configuration: str) -> dict[str, Trial]:
     """Return a trial for each requirement: what the scenario file says, and what the packets do."""
+    captures = {part.capture: audit_capture(part.capture) for part in (watched.red, watched.blue, watched.attacks)}
     found = {}
     for judgement in judge(scenario):
-        trial = seen_in(judgement.requirement, watched, configuration)
-        found[judgement.requirement] = replace(trial, findings=(*in_file(judgement), *trial.findings))
+        evidence, findings = _LIVE[judgement.requirement](watched)
+        audited = in_capture(captures[evidence.capture].judgement(judgement.requirement))
+        findings = [*in_file(judgement), *findings, audited]
+        capture = str(evidence.facts["capture"])
+        found[judgement.requirement] = Trial(SCENARIO, configuration, tuple(findings), capture)
     return found
+
+
+def in_capture(judgement: Judgement) -> Finding:
+    """Return what the audit of a capture says, which knows neither scenario nor hosts; it decides nothing here."""
+    reason = judgement.reasons[0].text if judgement.reasons else "no reason"
+    return Finding("the audit of the capture alone sees no violation", judgement.verdict is not Audited.NOT_MET,
+                   f"{judgement.verdict.value}: {reason}", (), Weight.NOTE)  # fmt: skip
 
 
 def in_file(judgement: Judgement) -> tuple[Finding, ...]:

@@ -313,10 +313,13 @@ def test_a_planted_fault_that_nobody_notices_fails(tmp_path):
     (folder / analysis.DEPLOYMENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = analysis.analyse(tmp_path, (), mechanisms=("ours",), series=(OP,))
     assert cell(result, "SEC-OP-8", "ours")["verdict"] == "met"
-    told = [text for text in result.failures if "planted" in text]
+    told = [text for text in result.failures if "the planted fault" in text]
     assert len(told) == 2
     assert "'unseen fault' against SEC-OP-8 under ours is not noticed" in told[0]
     assert "'dead fault'" in told[1]
+    untested = [text for text in result.failures if "no fault was planted" in text]
+    assert len(untested) == 9
+    assert not any("SEC-OP-8" in text for text in untested)
 
 
 def test_explanations_are_of_cells_that_would_differ():

@@ -25,6 +25,7 @@ from experiments.conformance.deployments import (
     patterns_hidden,
     payload_encrypted,
     seen_in,
+    trials,
     with_eve,
 )
 from experiments.conformance.deployments_live import faults_in_files
@@ -170,3 +171,16 @@ def test_a_line_of_a_deployment_names_its_capture(tmp_path):
     line = deployment_line(f"{OP}-1", "esp", trial)
     assert line["capture"] == "probe.pcap"
     assert line["findings"][0]["packets"] == list(range(1, 20))
+
+
+def test_file_packets_and_the_audit_of_the_capture_speak_of_each_requirement(tmp_path):
+    seen = watched(tmp_path, "esp", cover=True)
+    seen.attacks.facts["facts"] |= {"payload": 8, "header": 8, "other tenant": 8, "replayed": 8}
+    found = trials(deployment("esp"), seen, "esp-shielded")
+    assert list(found) == [f"{OP}-{number}" for number in range(1, 11)]
+    for requirement, trial in found.items():
+        assert trial.findings[0].packets == ()
+        sent = requirement not in {f"{OP}-{number}" for number in (4, 5, 6, 8)}
+        assert any(finding.packets for finding in trial.findings) == sent
+        assert trial.findings[-1].statement == "the audit of the capture alone sees no violation"
+        assert trial.findings[-1].weight is Weight.NOTE
