@@ -117,5 +117,6 @@ def _statements(findings: list[Finding], verdict: str) -> str:
 
 
 def _packets(trial: Trial) -> str:
-    found = sorted({number for finding in trial.findings for number in finding.packets})
+    telling = [finding for finding in trial.failed if finding.packets] or trial.findings
+    found = sorted({number for finding in telling for number in finding.packets})
     return ", ".join(map(str, found[:_SHOWN])) + (" and more" if len(found) > _SHOWN else "") if found else "none"

@@ -149,8 +149,9 @@ def _reason(grounds: Iterable[Trial], others: Iterable[Trial] = ()) -> str:
     failed = [trial for trial in grounds if trial.failed]
     if failed:
         probes = {trial.probe for trial in failed}
-        texts = [_failures(trial) for trial in failed]
-        texts += [f"under {t.configuration} instead: {_failures(t)}" for t in others if t.probe in probes and t.failed]
+        shown = [*failed, *(trial for trial in others if trial.probe in probes and trial.failed)]
+        several = len({trial.configuration for trial in shown}) > 1
+        texts = [(f"under {trial.configuration}: " if several else "") + _failures(trial) for trial in shown]
         return "; ".join(dict.fromkeys(texts))
     demanded = [finding for trial in grounds for finding in trial.of_weight(Weight.DEMANDED)]
     return "; ".join(dict.fromkeys(f"{f.statement} ({f.reason})" for f in demanded))

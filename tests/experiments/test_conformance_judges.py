@@ -355,7 +355,7 @@ def test_a_group_key_alone_proves_no_sender(tmp_path, kind):
         logs = {"sent-sign1": sent, "received-sign2": sent + believed, "received-sign3": sent, "sent-sign3": []}
         stats = {"nve2": {"drops": {"authentication_failed": refused}}}
         found = evidence(tmp_path, frames, logs, {"group": True, "forged": 10, "forged from": START + 9}, stats, keys)
-        return tried("ed25519", 17, found).parts()
+        return tried("group", 17, found).parts()
 
     assert judged(forged, 0) == {"group keys": True, "proof of the sender": False}
     assert judged([], 10) == {"group keys": True, "proof of the sender": True}
@@ -366,7 +366,7 @@ def test_copies_for_each_receiver_are_no_multicast(tmp_path):
     frames = [frame for end in ("nve2", "nve3") for frame in carried("dtls", sent, destination=THREE[end])]
     logs = {"sent-sign1": sent, "received-sign2": sent, "received-sign3": sent}
     found = evidence(tmp_path, sorted(frames), logs, {"group": False, "forged": 0}, addresses=THREE)
-    trial = tried("ed25519", 17, found)
+    trial = tried("group", 17, found)
     assert trial.parts() == {"group keys": False, "proof of the sender": False}
     assert "20 unicast copies to 192.168.1.2 and 192.168.1.3" in trial.findings[0].reason
     assert len(trial.findings[0].packets) == 20

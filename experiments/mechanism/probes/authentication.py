@@ -154,7 +154,7 @@ def judge_nve(evidence: Evidence) -> list[Finding]:
                 numbers(own(evidence, "nve1"))),
         Finding("no forged packet moves the replay window: every true packet behind one is delivered",
                 sorted(back) == sorted(out) and moved == 0,
-                f"{len(back)} of {len(out)} delivered, {moved} taken for old", numbers(own(evidence, "nve1"))),
+                f"{len(out)} sent, {len(back)} delivered, {moved} taken for old", numbers(own(evidence, "nve1"))),
     ]  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def judge_replay(evidence: Evidence) -> list[Finding]:
     for device in ("t2", "t1"):
         counted = evidence.counted(device, "counters", "replayed")
         acted = evidence.counted(device, "counters", "exported")
-        holds, reason = counted >= _COUNT, f"{counted} refused"
+        holds, reason = counted >= _COUNT, f"{counted} refused; {acted} packets acted upon, {len(out)} sent"
         if channel:
             holds, reason = acted == 0, f"{acted} packets acted upon; the device can open none"
         findings.append(Finding(f"{device} does not act on repeated packets", holds, reason))

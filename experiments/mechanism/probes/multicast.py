@@ -113,6 +113,6 @@ def unprotected(_: Profile) -> None:
 
 
 PROBES = (
-    Probe(17, MUST, "ed25519", SCENARIO, "signed", _act("sign"), _judge("sign"), unprotected),
+    Probe(17, MUST, "group", SCENARIO, "signed", _act("sign"), _judge("sign"), unprotected),
     Probe(17, MUST, "merkle", SCENARIO, "batched", _act("batch"), _judge("batch"), unprotected, compared=False),
 )
