@@ -112,8 +112,8 @@ class NveConfig(StrictModel):
         held = self.static_state is not None and self.static_state.outbound
         if self.channel is not None and self.ipsec != "user-space" and held:
             raise ValueError(
-                f"key 'ipsec' is '{self.ipsec}' and 'static_state' has keys to send with: the kernel's sequence numbers "
-                "start again with each start, under the same keys; set it to 'user-space'"
+                f"key 'ipsec' is '{self.ipsec}' and 'static_state' has keys to send with: the kernel's sequence "
+                "numbers start again with each start, under the same keys; set it to 'user-space'"
             )
         return self
 

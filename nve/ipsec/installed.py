@@ -1,4 +1,4 @@
-"""What of IPsec is in the kernel: put there and taken away line by line, so that nothing is ever in clear. Pure but ``run``.
+"""What of IPsec is in the kernel: put there and taken away line by line, so that nothing is ever in clear. Pure.
 
 The order is what keeps packets from passing in clear (design invariant 6). Two policies that block all Geneve come
 first, before there is a socket, and go last, after there is none. So what arrives before a pair has its policy is

@@ -2,8 +2,8 @@
 
 Not run on a kernel with ESP or AH by us: the kernels at hand have neither. Tested are the lines themselves, that
 iproute2 6.1 accepts each of them, that the kernel then refuses for what it lacks, and what policies do alone: they
-block. Geneve leaves and enters the NVE's UDP sockets in clear, and policies have the kernel protect it below. Lines hold
-keys: they go to ``ip`` through its standard input, never on a command line.
+block. Geneve leaves and enters the NVE's UDP sockets in clear, and policies have the kernel protect it below.
+Lines hold keys: they go to ``ip`` through its standard input, never on a command line.
 """
 
 from __future__ import annotations

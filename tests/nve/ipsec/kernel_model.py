@@ -11,7 +11,7 @@ _POLICY = re.compile(r"xfrm policy (\w+) src (\S+) dst (\S+) proto udp dport (\d
 
 
 class Kernel:
-    """Does lines. Those with a key of ``refusals`` in them it refuses with the words behind it, ``forgets`` does nothing.
+    """Does lines. Those with a key of ``refusals`` in them it refuses with the words that belong to it.
 
     With ``answers`` false everything is done, and nobody says so.
     """

@@ -190,7 +190,7 @@ def test_without_policies_that_block_there_is_nothing():
     kernel = Kernel()
     kernel.refusals["dir in"] = "Operation not permitted"
     made = KernelIpsec(CHANNELS["esp"], HERE, kernel)
-    with pytest.raises(ConfigError, match="policies for IPsec cannot be set .Operation not permitted"):
+    with pytest.raises(ConfigError, match=r"policies for IPsec cannot be set \(Operation not permitted"):
         made.begin()
     with pytest.raises(ConfigError, match="Operation not permitted"):
         Dataplane("nve1", bytes(32), mechanism=made).apply(state("nve1", 0x1000))
@@ -335,7 +335,7 @@ def test_what_was_put_in_for_a_state_that_was_refused_goes_with_the_next():
     one.apply(state("nve1", 0x3000))
     assert [name.split()[-1] for name in kernel.states] == ["0x00003000"]
     kernel.refusals = {}
-    with pytest.raises(ConfigError, match="0x00001000 .* fresh SPI"):
+    with pytest.raises(ConfigError, match=r"0x00001000 .* fresh SPI"):
         one.apply(state("nve1", 0x1000))  # it may have been in use, and would number from 1 again
     one.apply(state("nve1", 0x2000))
     assert [name.split()[-1] for name in kernel.states] == ["0x00002000"]

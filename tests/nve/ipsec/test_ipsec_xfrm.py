@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -96,11 +97,10 @@ def test_the_algorithms_of_the_others():
 
 def test_ah_is_a_multiple_of_4_bytes_under_ipv4_as_ours_is():
     """The kernel's is one of 8 otherwise, and our header of 28 bytes is none."""
-    flags = {
-        (name, version): [line.partition(" flag ")[2].partition(" au")[0] for line in map(add_state, kernel_sas(name, version))]
-        for name in ("ah", "ah-short")
-        for version in (4, 6)
-    }  # fmt: skip
+    flags = {}
+    for name, version in itertools.product(("ah", "ah-short"), (4, 6)):
+        lines = map(add_state, kernel_sas(name, version))
+        flags[name, version] = [line.partition(" flag ")[2].partition(" auth")[0] for line in lines]
     assert flags == {
         ("ah", 4): ["esn align4"] * 2, ("ah", 6): ["esn"] * 2,
         ("ah-short", 4): ["align4"] * 2, ("ah-short", 6): [""] * 2,
