@@ -79,6 +79,9 @@ def make_underlay(config: NveConfig, mechanism: Mechanism) -> UnderlaySockets | 
     if channel is not None and channel.ip_protocol is not None and kernel is None:
         return RawSockets(underlay.address, channel.ip_protocol, underlay.interface)
     if kernel is not None:
+        bypass = xfrm.find_bypass(underlay.interface)
+        if bypass:
+            raise ConfigError(f"key 'ipsec': the kernel passes over its policies ({bypass} is set); set that to 0.")
         kernel.begin()
     sockets = UnderlaySockets(
         underlay.address, underlay.port, underlay.source_ports, underlay.interface, config.offloads

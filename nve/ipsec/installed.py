@@ -117,12 +117,14 @@ class Installed:
         """Delete what is not to be held; what cannot be deleted is tried again with the next call."""
         going = {key: sa for key, sa in self._states.items() if key not in self._wanted}
         for key in going:
-            self._delete_state(key)
+            if self._delete_state(key) == xfrm.NO_ANSWER:
+                break  # each such try holds up the whole process
         self.stuck.clear()
         self.stuck.update(ip_address(self._states[key].far).packed for key in going if key in self._states)
         needed = {sa.policy for sa in self._states.values()}
         for policy in [policy for policy in self._policies if policy not in needed]:
-            self._delete_policy(policy)
+            if self._delete_policy(policy) == xfrm.NO_ANSWER:
+                break
 
     def _delete_state(self, key: Key) -> str:
         said = self._gone(xfrm.delete_state(self._states[key]))

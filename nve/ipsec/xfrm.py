@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 from geneve.control.channel import Channel, ChannelProtocol, Cipher, Encapsulation
 from geneve.control.kernel_ipsec import kernel_lacks
@@ -205,6 +206,26 @@ def read_refusal(text: str, code: int) -> str:
         return f"ip ended with exit code {code}"
     words = said[0].removeprefix("Error: ").removeprefix("RTNETLINK answers: ").rstrip(".")
     return _KEY.sub("0x...", words)
+
+
+def find_bypass(interface: str | None, settings: Path = Path("/proc/sys/net")) -> str:
+    """Return which setting has the kernel pass over its policies, empty when none does.
+
+    Without an ``interface`` all count but the loopback, on which the kernel has it so.
+    """
+    for path in sorted(settings.glob("ipv[46]/conf/*/disable_*")):
+        place, name = path.parent.name, path.name
+        if name not in ("disable_xfrm", "disable_policy") or place in ("lo", "default"):
+            continue
+        if interface is not None and place not in ("all", interface):
+            continue
+        try:
+            bypassed = path.read_text(encoding="ascii").strip() != "0"
+        except OSError:
+            continue  # an interface that has gone since
+        if bypassed:
+            return ".".join(["net", *path.relative_to(settings).parts])
+    return ""
 
 
 def find_missing(channel: Channel) -> str:

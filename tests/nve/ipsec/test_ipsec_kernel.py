@@ -250,6 +250,7 @@ def test_what_blocks_is_there_before_a_socket_is_bound(monkeypatch):
     events: list[str] = []
     sockets = Sockets(events)
     monkeypatch.setattr(mechanism, "UnderlaySockets", sockets)
+    monkeypatch.setattr(mechanism.xfrm, "find_bypass", lambda _: "")
 
     def run(line: str) -> str:
         events.append(" ".join(line.split()[1:3]))
@@ -263,6 +264,7 @@ def test_what_blocks_is_there_before_a_socket_is_bound(monkeypatch):
 def test_without_protection_no_socket_stays_open(monkeypatch):
     events: list[str] = []
     monkeypatch.setattr(mechanism, "UnderlaySockets", Sockets(events))
+    monkeypatch.setattr(mechanism.xfrm, "find_bypass", lambda _: "")
     kernel = Kernel()
     made = KernelIpsec(CHANNELS["esp"], HERE, kernel, 7000)
     kernel.refusals["deleteall"] = "Operation not permitted"
@@ -275,10 +277,20 @@ def test_without_protection_no_socket_stays_open(monkeypatch):
     assert events == ["bound", "closed"], "not even opened"
 
 
+def test_a_kernel_that_passes_over_its_policies_is_not_relied_on(monkeypatch):
+    events: list[str] = []
+    monkeypatch.setattr(mechanism, "UnderlaySockets", Sockets(events))
+    monkeypatch.setattr(mechanism.xfrm, "find_bypass", lambda _: "net.ipv4.conf.all.disable_xfrm")
+    with pytest.raises(ConfigError, match=r"net\.ipv4\.conf\.all\.disable_xfrm is set"):
+        mechanism.make_underlay(config(), KernelIpsec(CHANNELS["esp"], HERE, Kernel(), 7000))
+    assert not events
+
+
 def test_the_kernel_is_given_the_port(monkeypatch):
     kernel = Kernel()
     monkeypatch.setattr(mechanism.xfrm, "find_missing", lambda _: "")
     monkeypatch.setattr(mechanism.xfrm, "run_line", kernel)
+    monkeypatch.setattr(mechanism.xfrm, "find_bypass", lambda _: "")
     monkeypatch.setattr(mechanism, "UnderlaySockets", Sockets([]))
     signer: object = None
     made = mechanism.make_mechanism(config(), signer)  # type: ignore[arg-type]
@@ -425,6 +437,22 @@ def test_the_data_path_goes_on_when_a_mechanism_cannot_hold_less(monkeypatch):
     one.run_due(1e9)
     assert one.counters["hold_failed"] == 1
     assert not sent(one, 1e9)
+
+
+def test_who_does_not_answer_is_asked_once():
+    """Each question holds up the whole process."""
+    kernel = Kernel()
+    one = nve("nve1", kernel)
+    one.apply(state("nve1", 0x1000, 0x2000, 0x3000))
+    kernel.lines = []
+    kernel.refusals["state delete"] = NO_ANSWER
+    one.apply(state("nve1"))
+    assert len(kernel.lines) == 1
+    one.run_due(0.0)
+    one.run_due(RETRY_INTERVAL - 1)
+    assert len(kernel.lines) == 1
+    one.run_due(RETRY_INTERVAL)
+    assert len(kernel.lines) == 2
 
 
 def test_close_takes_away_what_it_can_line_by_line():

@@ -22,6 +22,7 @@ from nve.ipsec.xfrm import (
     block_lines,
     delete_policy,
     delete_state,
+    find_bypass,
     find_missing,
     leftover_lines,
     read_refusal,
@@ -166,6 +167,20 @@ def test_no_answer_and_no_program_are_reasons(tmp_path, monkeypatch):
     assert "cannot be run" in run_line("xfrm state count")
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert run_line("xfrm state count") == "iproute2 is not installed"
+
+
+def test_what_passes_over_policies_is_found(tmp_path):
+    names = ("disable_xfrm", "disable_policy", "disable_ipv6")
+    for version, place, name in itertools.product((4, 6), ("all", "default", "lo", "eth0", "vti0"), names):
+        path = tmp_path / f"ipv{version}" / "conf" / place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n" if place in ("lo", "default") or name == "disable_ipv6" else "0\n")
+    assert find_bypass(None, tmp_path) == ""
+    (tmp_path / "ipv4" / "conf" / "vti0" / "disable_policy").write_text("1\n")
+    assert find_bypass(None, tmp_path) == "net.ipv4.conf.vti0.disable_policy"
+    assert find_bypass("eth0", tmp_path) == ""
+    (tmp_path / "ipv6" / "conf" / "all" / "disable_policy").write_text("1\n")
+    assert find_bypass("eth0", tmp_path) == "net.ipv6.conf.all.disable_policy"
 
 
 needs_namespace = pytest.mark.skipif(
