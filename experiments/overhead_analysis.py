@@ -19,7 +19,7 @@ from experiments.tables import rounded, write_all
 from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size, max_options_size
 from geneve.security.carriage import OptionSize
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
-from topologies.scenario import BUILT_IN_PROFILES
+from topologies.profiles import BUILT_IN_PROFILES
 
 NAME = "overhead"
 MODES = ("none", "full")

@@ -92,7 +92,9 @@ def _sentence(fault: dict[str, Any], more: int) -> str:
         text = f"key '{location}' is missing; add it."
     else:
         message = fault["msg"].removeprefix("Value error, ")
-        text = f"key '{location}': {message[:1].lower() + message[1:]}"
+        if not message[:2].isupper():  # an acronym stays one
+            message = message[:1].lower() + message[1:]
+        text = f"key '{location}': {message}"
         given = fault.get("input")
         if isinstance(given, (str, int, float, bool)) and kind not in {"value_error", "assertion_error"}:
             text += f", found {given!r}"

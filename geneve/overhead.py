@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from geneve.control.channel import Channel, ChannelProtocol, Cipher, Encapsulation
 from geneve.control.profile import Profile
 from geneve.control.state import AssociationRole
 from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE
@@ -24,13 +25,13 @@ IP_HEADER_SIZE = {4: 20, 6: 40}
 def max_options_size(
     profile: Profile | None, options: Sequence[OptionSize], devices: Sequence[str] = (), multicast: bool = False
 ) -> int:
-    """Return the most bytes of options a packet carries under ``profile`` (None: no protection).
+    """Return the most bytes of options a packet carries under ``profile`` (None: no protection; a channel adds none).
 
     ``devices`` are all transit devices that can be on a path; ``multicast`` says whether packets go to underlay
     groups too. ValueError when the options could not fit a packet, whose Opt Len ends at 252 bytes, or could not
     be kept at the profile's ``options_size`` on every path.
     """
-    if profile is None:
+    if profile is None or profile.channel is not None:
         return _checked(sum(option.size for option in options), devices)
     audiences: list[Audience] = [(AssociationRole.GROUP, "egress")] if profile.group is not None else []
     audiences += [(AssociationRole.TRANSIT, name) for name in devices if profile.device_coverage(name) is not None]
@@ -74,7 +75,8 @@ def _checked(size: int, devices: Sequence[str]) -> int:
 
 def inner_extra(profile: Profile | None) -> int:
     """Return the bytes that the encrypted inner part has besides the frame, without padding."""
-    return padding.LENGTH_SIZE if profile is not None and profile.padded else 0
+    options = profile is not None and profile.channel is None
+    return padding.LENGTH_SIZE if options and profile is not None and profile.padded else 0
 
 
 def encapsulation_size(family: int, options_size: int) -> int:
@@ -82,6 +84,39 @@ def encapsulation_size(family: int, options_size: int) -> int:
     return IP_HEADER_SIZE[family] + UDP_HEADER_SIZE + BASE_HEADER_SIZE + options_size
 
 
-def tenant_mtu(underlay_mtu: int, family: int, options_size: int) -> int:
-    """Return the largest inner IP packet, in bytes, that fits the underlay once encapsulated."""
-    return underlay_mtu - encapsulation_size(family, options_size) - ETHERNET_HEADER_SIZE
+_ESP_HEADER_SIZE, _ESP_TRAILER_SIZE, _ESP_IV_SIZE, _ESP_ICV_SIZE = 8, 2, 8, 16
+_AH_SIZE = {4: 28, 6: 32}
+"""Bytes of AH with an ICV of 16, by IP version: in IPv6 a multiple of 8 (RFC 4302, section 2.2)."""
+_DTLS_RECORD_SIZE = {Cipher.AES_128_GCM: 13 + 8 + 16, Cipher.NULL: 13 + 20}
+"""Header, explicit nonce and tag of a record, or header and HMAC-SHA-1 (RFC 6347, RFC 5288)."""
+
+
+def channel_size(datagram: int, family: int, channel: Channel | None) -> int:
+    """Return the bytes that a UDP datagram of ``datagram`` bytes, header included, has in IP within a channel."""
+    if channel is None:
+        return datagram
+    if channel.protocol is ChannelProtocol.AH:
+        return datagram + _AH_SIZE[family]
+    if channel.protocol is ChannelProtocol.DTLS:
+        return datagram + _DTLS_RECORD_SIZE[channel.cipher]
+    return _esp_size(channel) + -(-(datagram + _ESP_TRAILER_SIZE) // 4) * 4
+
+
+def _esp_size(channel: Channel) -> int:
+    """Return what ESP adds, apart from its trailer and what aligns that (RFC 4303, section 2.4)."""
+    outer = UDP_HEADER_SIZE if channel.encapsulation is Encapsulation.UDP else 0
+    return outer + _ESP_HEADER_SIZE + (0 if channel.cipher is Cipher.NULL else _ESP_IV_SIZE) + _ESP_ICV_SIZE
+
+
+def largest_datagram(underlay_mtu: int, family: int, channel: Channel | None) -> int:
+    """Return the bytes of the largest UDP datagram, header included, that fits the underlay within a channel."""
+    room = underlay_mtu - IP_HEADER_SIZE[family]
+    if channel is None or channel.protocol is not ChannelProtocol.ESP:
+        return room - channel_size(0, family, channel)
+    return (room - _esp_size(channel)) // 4 * 4 - _ESP_TRAILER_SIZE
+
+
+def tenant_mtu(underlay_mtu: int, family: int, options_size: int, profile: Profile | None = None) -> int:
+    """Return the largest inner IP packet, in bytes, that fits the underlay once encapsulated under ``profile``."""
+    room = largest_datagram(underlay_mtu, family, None if profile is None else profile.channel)
+    return room - UDP_HEADER_SIZE - BASE_HEADER_SIZE - options_size - ETHERNET_HEADER_SIZE - inner_extra(profile)

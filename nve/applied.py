@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from geneve.control.profile import Profile
 from geneve.control.rules import Rule
 from geneve.inner import InnerFrame
 from geneve.policy import Policy
-from geneve.security.association import InboundAssociation
+from geneve.security.association import InboundEnd
 from geneve.security.open import PacketOpener
 from nve.flows import FlowCache
+from nve.protection import Opener
 from nve.sealers import Key, Target
 from nve.tables import VirtualNetwork
 
@@ -46,9 +46,9 @@ class Applied:
     rules: tuple[Rule, ...] = ()
     profiles: tuple[Profile, ...] = ()
     policy: Policy = field(default_factory=lambda: Policy((), ()))
-    inbound: tuple[list[InboundAssociation], list[InboundAssociation]] = ([], [])
+    inbound: tuple[list[InboundEnd], list[InboundEnd]] = ([], [])
     """The ends that can open, and those past their lifetime."""
-    opener: PacketOpener = field(default_factory=PacketOpener)
+    opener: Opener = field(default_factory=PacketOpener)
     targets: dict[Key, Target] = field(default_factory=dict)
     outgoing: FlowCache[OutboundFlow] = field(default_factory=FlowCache)
     incoming: FlowCache[InnerFrame] = field(default_factory=FlowCache)
@@ -57,8 +57,3 @@ class Applied:
         """Decide anew about every flow: associations have changed."""
         self.outgoing.clear()
         self.incoming.clear()
-
-
-def make_opener(usable_ends: Iterable[InboundAssociation], expired: Iterable[InboundAssociation]) -> PacketOpener:
-    """Return an opener for ``usable_ends`` that says of ``expired`` ones what they are."""
-    return PacketOpener(usable_ends, (end.spi for end in expired))

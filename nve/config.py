@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from geneve.config import StrictModel, load
+from geneve.control.channel import Channel, ChannelProtocol
 from geneve.control.names import IpAddress, Name, Vni
 from geneve.control.nva import Nva
 from geneve.control.state import NodeState, Role, refuse_open_secrets
@@ -46,15 +47,28 @@ class LocalVni(StrictModel):
     ports: tuple[InterfaceName, ...] = ()
 
 
+class Credentials(StrictModel):
+    """PEM files: the CA that all NVEs trust, this NVE's certificate, its private key."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
 class NveConfig(StrictModel):
     """The whole file. Exactly one of ``nva`` and ``static_state`` says where the state comes from.
 
     ``signing_key`` is a file (64 hex digits, mode 0600) with the seed of the Ed25519 key that proves multicast
     packets; without it the process makes a key of its own. ``key_log`` is a file to which all keys are
-    written, for demonstrations only.
+    written, for demonstrations only. With a ``channel`` everything is protected by that, and ``underlay.port`` is the
+    channel's; ``ipsec`` says whose ESP and AH are used. ``credentials`` are for DTLS; without them those for the NVA
+    serve.
     """
 
     name: Name
+    channel: Channel | None = None
+    ipsec: Literal["auto", "kernel", "user-space"] = "auto"
+    credentials: Credentials | None = None
     underlay: Underlay
     vnis: tuple[LocalVni, ...] = Field(min_length=1)
     offloads: NveOffloads = NveOffloads()
@@ -84,6 +98,13 @@ class NveConfig(StrictModel):
                     "key 'sequence_file' is missing: keys from a file survive a restart, so the sequence "
                     "numbers must too, or a nonce would repeat"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _dtls_has_credentials(self) -> NveConfig:
+        dtls = self.channel is not None and self.channel.protocol is ChannelProtocol.DTLS
+        if dtls and self.credentials is None and self.nva is None:
+            raise ValueError("key 'credentials' is missing: DTLS needs a certificate and its key")
         return self
 
     @property

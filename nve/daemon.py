@@ -24,6 +24,7 @@ from nve.config import NveConfig
 from nve.control import make_agent
 from nve.datagrams import Datagram
 from nve.dataplane import Dataplane
+from nve.mechanism import make_mechanism, make_underlay
 from nve.netlink import BridgeWatch
 from nve.poller import Poller
 from nve.presence import PortMove, Presence
@@ -32,7 +33,7 @@ from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
 from nve.tap import LinkError, Tap, TenantBridge
-from nve.underlay import UnderlayError, UnderlaySockets
+from nve.underlay import UnderlayError
 
 BATCH = 64
 """Packets taken from one descriptor before the others get their turn."""
@@ -58,6 +59,7 @@ class NveDaemon:
         self._ready = False
         self._resync_at = math.inf
         signer = key_files.load_signer(config.signing_key)
+        self._mechanism = make_mechanism(config, signer)
         key_log = None if config.key_log is None else key_files.KeyLog(Path(config.key_log)).write
         self._presence = Presence()
         self._dataplane = Dataplane(
@@ -70,6 +72,7 @@ class NveDaemon:
             presence=self._presence,
             batching=config.offloads.udp_segment,
             merging=config.offloads.merge,
+            mechanism=self._mechanism,
         )
         self._bridges: dict[int, TenantBridge] = {}
         self._mtus: dict[int, int] = {}
@@ -78,13 +81,7 @@ class NveDaemon:
         self._timers_late = -math.inf
         with contextlib.ExitStack() as opened:
             opened.callback(self._poller.close)
-            self._underlay = UnderlaySockets(
-                config.underlay.address,
-                config.underlay.port,
-                config.underlay.source_ports,
-                config.underlay.interface,
-                config.offloads,
-            )
+            self._underlay = make_underlay(config)
             opened.callback(self._underlay.close)
             for local in config.vnis:
                 bridge = self._bridges[local.vni] = TenantBridge(local.vni, local.ports, config.offloads)
@@ -320,6 +317,7 @@ class NveDaemon:
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 3),
             "counters": dict(self._dataplane.counters),
+            "mechanism": self._mechanism.document(),
             "offloads": self._offloads(),
             "options": self._dataplane.seen.document(),
             "drops": {reason.value: count for reason, count in self._dataplane.drops.items()},

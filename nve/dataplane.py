@@ -7,20 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from geneve.control.channel import Channel
 from geneve.control.demand import Demand
 from geneve.control.state import NodeState
 from geneve.drops import DropReason
 from geneve.errors import ConfigError
 from geneve.policy import Policy
-from geneve.security.association import InboundAssociation, OutboundAssociation
+from geneve.security.association import InboundEnd, OutboundEnd
 from geneve.security.signature import SourceSigner
 from geneve.security.store import AssociationStore, Held, usable
-from nve.applied import Applied, make_opener
+from nve.applied import Applied
 from nve.datagrams import Datagram, Received
 from nve.decapsulation import Decapsulator
 from nve.encapsulation import Encapsulator, Outbound, Work
 from nve.presence import Presence
+from nve.protection import Mechanism
 from nve.sealers import TargetMaker, covered_keys
+from nve.security_options import SecurityOptions
 from nve.seen import SeenOptions
 from nve.segmentation import Frame
 from nve.tables import VirtualNetwork, build_tables
@@ -31,8 +34,8 @@ class _Prepared:
     """A state that was found good, and what is to be held for it."""
 
     applied: Applied
-    outbound: dict[int, Held[OutboundAssociation]]
-    inbound: dict[int, Held[InboundAssociation]]
+    outbound: dict[int, Held[OutboundEnd]]
+    inbound: dict[int, Held[InboundEnd]]
 
 
 class Dataplane:
@@ -41,7 +44,8 @@ class Dataplane:
     ``signer`` proves this NVE to multicast groups. ``key_log`` is told of keys, for demonstrations only. With
     ``on_demand`` frames wait for keys that :meth:`take_demands` asks for; otherwise they are dropped. ``presence``
     notes the tenants behind this NVE. ``batching`` puts packets of one size together for UDP_SEGMENT, ``merging``
-    frames of one flow for the TAP. All times are seconds of one clock.
+    frames of one flow for the TAP. ``mechanism`` protects all; without it, security options do. All times are
+    seconds of one clock.
     """
 
     def __init__(
@@ -55,22 +59,25 @@ class Dataplane:
         presence: Presence | None = None,
         batching: bool = False,
         merging: bool = False,
+        mechanism: Mechanism | None = None,
     ) -> None:
         self.name = name
         self.drops: Counter[DropReason] = Counter()
         self.counters: Counter[str] = Counter()
-        self._signer = signer
-        self._on_demand = on_demand
+        self._mechanism: Mechanism = mechanism or SecurityOptions(signer)
+        self._mechanism_version = self._mechanism.version
+        # A mechanism that agrees on keys itself makes frames wait for that too.
+        on_demand = self._on_demand = on_demand or not self._mechanism.keyed
         self._presence = presence or Presence()
         self._next_expiry = math.inf
-        self._outbound: AssociationStore[OutboundAssociation] = AssociationStore(OutboundAssociation, key_log)
-        self._inbound: AssociationStore[InboundAssociation] = AssociationStore(InboundAssociation, key_log)
+        self._outbound: AssociationStore[OutboundEnd] = AssociationStore(self._mechanism.outbound, key_log)
+        self._inbound: AssociationStore[InboundEnd] = AssociationStore(self._mechanism.inbound, key_log)
         self._encapsulator = Encapsulator(
             name, flow_secret, dscp, on_demand, self._presence, batching, self.counters, self.drops
         )
         self._decapsulator = Decapsulator(self.counters, self.drops, merging)
         self._waiting, self._cover = self._encapsulator.waiting, self._encapsulator.cover
-        self._swap(Applied())
+        self._swap(Applied(opener=self._mechanism.opener((), ())))
 
     def _swap(self, applied: Applied) -> None:
         self._applied = self._encapsulator.applied = self._decapsulator.applied = applied
@@ -101,6 +108,7 @@ class Dataplane:
         self._inbound.commit(prepared.inbound)
         self._encapsulator.forget_associations(prepared.outbound)
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
+        self._mechanism.apply({nve.name: nve.address for nve in state.nves}, state.profiles, now)
         self._presence.set_learned((vni for vni, network in self.networks.items() if network.learned), now)
         self._targets_changed(now)
         return self._release(before, now)
@@ -114,6 +122,7 @@ class Dataplane:
         if state.node != self.name:
             raise ConfigError(f"the state is for node {state.node!r}, this is {self.name!r}.")
         self._check_ends(state)
+        self._check_profiles(state)
         before = self._applied
         networks = build_tables(state, before.networks)
         if (state.policy, state.profiles) == (before.rules, before.profiles):
@@ -125,8 +134,8 @@ class Dataplane:
         inbound = self._inbound.prepare(state.inbound, by_name, now)
         ends = usable(inbound)
         try:
-            opener = before.opener if ends == before.inbound else make_opener(*ends)
-            maker = TargetMaker(*usable(outbound), self.name, self._signer, before.targets)
+            opener = before.opener if ends == before.inbound else self._mechanism.opener(*ends)
+            maker = TargetMaker(self._mechanism, *usable(outbound), self.name, before.targets)
             targets = maker.make(networks.values(), policy)
         except ValueError as error:
             raise ConfigError(f"the associations do not fit together: {error}.") from None
@@ -155,7 +164,16 @@ class Dataplane:
                     f"{association.audience!r}; expected one from another node to {self.name!r}."
                 )
 
-    def outbound_associations(self) -> list[OutboundAssociation]:
+    def _check_profiles(self, state: NodeState) -> None:
+        """Refuse profiles of another mechanism than this NVE has: its sockets are for one only."""
+        for profile in state.profiles:
+            if profile.channel != self._mechanism.channel:
+                raise ConfigError(
+                    f"profile {profile.name!r} is for {_channel_text(profile.channel)}, and this NVE is configured for "
+                    f"{_channel_text(self._mechanism.channel)}; give all nodes one mechanism."
+                )
+
+    def outbound_associations(self) -> list[OutboundEnd]:
         """Return the associations this NVE seals with."""
         return self._outbound.ends()
 
@@ -172,18 +190,30 @@ class Dataplane:
         applied.forget_flows()
         if inbound:
             applied.inbound = self._inbound.ends(), self._inbound.expired_ends()
-            applied.opener = make_opener(*applied.inbound)
+            applied.opener = self._mechanism.opener(*applied.inbound)
         if outbound:
-            ends, expired = self._outbound.ends(), self._outbound.expired_ends()
-            maker = TargetMaker(ends, expired, self.name, self._signer, applied.targets)
-            applied.targets = maker.make(applied.networks.values(), applied.policy)
-            self._targets_changed(now)
+            self._make_targets(now)
+
+    def _make_targets(self, now: float) -> None:
+        """Make the targets anew after keys have come or gone without a new state."""
+        applied = self._applied
+        ends, expired = self._outbound.ends(), self._outbound.expired_ends()
+        maker = TargetMaker(self._mechanism, ends, expired, self.name, applied.targets)
+        applied.targets = maker.make(applied.networks.values(), applied.policy)
+        self._targets_changed(now)
 
     # Keys on demand -------------------------------------------------------------------------------------
 
     def take_demands(self, now: float) -> list[Demand]:
         """Return the keys that the NVA is to be asked for now."""
-        return self._waiting.take_demands(now) if self._on_demand else []
+        if not self._on_demand:
+            return []
+        demands = self._waiting.take_demands(now)
+        if self._mechanism.keyed:
+            return demands
+        for demand in demands:
+            self._mechanism.want(demand.audience, now)
+        return []
 
     def refuse_demand(self, demand: Demand, now: float) -> None:
         """Note that the NVA refused: what waits for these keys is dropped, and they are not asked for soon."""
@@ -226,15 +256,28 @@ class Dataplane:
     # What is due ----------------------------------------------------------------------------------------
 
     def run_due(self, now: float) -> list[Datagram]:
-        """Return the dummy packets that are due (SEC-GEN-7); end lifetimes and waits that are over."""
+        """Return what is due: dummy packets (SEC-GEN-7), handshakes, what waited for them; end lifetimes and waits."""
         self.expire(now)
         if self._waiting:
             self._drop_stale(now)
-        return self._encapsulator.dummies(now)
+        sent = self._mechanism.run_due(now)
+        if self._mechanism.version != self._mechanism_version:
+            self._mechanism_version = self._mechanism.version
+            self._applied.forget_flows()
+            self._make_targets(now)
+            sent += self._release(self._applied, now)
+        return [*sent, *self._encapsulator.dummies(now)]
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`run_due` or :meth:`take_demands` is needed next, or None."""
-        times = [self._cover.next_due(), self._waiting.next_deadline() if self._on_demand else None]
+        times = [self._cover.next_due(), self._mechanism.next_deadline()]
+        times += [self._waiting.next_deadline() if self._on_demand else None]
         if self._next_expiry != math.inf:
             times.append(self._next_expiry)
         return min((time for time in times if time is not None), default=None)
+
+
+def _channel_text(channel: Channel | None) -> str:
+    if channel is None:
+        return "security options"
+    return f"{channel.protocol.value} ({channel.cipher.value}, in {channel.encapsulation.value})"

@@ -47,6 +47,10 @@ class Decapsulator:
 
     def _deliver(self, burst: Burst, traffic_class: int, delivered: list[tuple[int, Frame]]) -> None:
         opened, frames = burst.opened, burst.frames
+        if opened.dummy and not opened.packet:
+            # A channel's dummy (RFC 4303, section 2.6) has no Geneve packet: it belongs to no virtual network.
+            self._counters["dummies_received"] += 1
+            return
         network = self.applied.networks.get(opened.header.vni)
         if network is None:
             self._drops[DropReason.UNKNOWN_VNI] += len(frames)

@@ -9,19 +9,16 @@ from geneve.control.profile import KeyGranularity, Profile
 from geneve.control.state import AssociationRole
 from geneve.overhead import ETHERNET_HEADER_SIZE
 from geneve.policy import Decision, Policy
-from geneve.security import padding
-from geneve.security.association import OutboundAssociation, OutboundEnd
-from geneve.security.seal import PacketSealer
-from geneve.security.signature import SourceSigner
+from geneve.security.association import OutboundEnd
 from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
-from nve.protection import Sealer
+from nve.protection import Chosen, Mechanism, Sealer, Use
 from nve.tables import Group, Peer, VirtualNetwork
 
 Key = tuple[int, str, bool, str, str | None]
 """VNI, target's name, whether it is a multicast group, profile, and policy rule where each has its own keys."""
 _IndexKey = tuple[AssociationRole, str, int | None, str, str | None]
-_Index = dict[_IndexKey, OutboundAssociation]
+_Index = dict[_IndexKey, OutboundEnd]
 
 
 @dataclass(slots=True)
@@ -53,20 +50,6 @@ class Target:
             self.tags = previous.tags
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """The associations with which packets to one target are sealed."""
-
-    egress: OutboundAssociation
-    transit: tuple[OutboundAssociation, ...] = ()
-    group: OutboundAssociation | None = None
-
-    @property
-    def associations(self) -> tuple[OutboundAssociation, ...]:
-        """All of them, in wire order as :attr:`PacketSealer.associations`."""
-        return (*((self.group,) if self.group else ()), *self.transit, self.egress)
-
-
 def sealer_key(vni: int, target: str, multicast: bool, decision: Decision) -> Key:
     """Return the key of the sealer for a policy's decision."""
     profile = decision.profile
@@ -80,21 +63,22 @@ class TargetMaker:
     """Makes the sealers for which there are associations: ``ends`` to use, and ``expired``, past their lifetime.
 
     Where an association of a path has expired, there is no sealer at all: a packet without the option of one
-    transit device would be less protected than it was.
+    transit device would be less protected than it was. A mechanism with keys of its own needs no associations.
     """
 
     def __init__(
         self,
-        ends: Iterable[OutboundAssociation],
-        expired: Iterable[OutboundAssociation],
+        mechanism: Mechanism,
+        ends: Iterable[OutboundEnd],
+        expired: Iterable[OutboundEnd],
         node: str,
-        signer: SourceSigner | None,
         previous: Mapping[Key, Target],
     ) -> None:
         """``previous`` are the targets until now; those for which nothing has changed stay the same objects."""
+        self._mechanism = mechanism
         self._index: _Index = {_index_key(end): end for end in ends}
         self._expired = frozenset(_index_key(end) for end in expired) - self._index.keys()
-        self._node, self._signer = node, signer
+        self._node = node
         self._previous = previous
 
     def make(self, networks: Iterable[VirtualNetwork], policy: Policy) -> dict[Key, Target]:
@@ -110,7 +94,9 @@ class TargetMaker:
                     self._add(targets, key, group.address, network, self._to_group(network, group, profile, rule))
         return targets
 
-    def _to_peer(self, network: VirtualNetwork, peer: Peer, profile: Profile, rule: str | None) -> _Chosen | None:
+    def _to_peer(self, network: VirtualNetwork, peer: Peer, profile: Profile, rule: str | None) -> Chosen | None:
+        if not self._mechanism.keyed:
+            return Chosen()
         scope = None if profile.key_granularity is KeyGranularity.PAIR else network.vni
         rest = (scope, profile.name, rule)
         egress = self._index.get((AssociationRole.EGRESS, peer.name, *rest))
@@ -120,51 +106,47 @@ class TargetMaker:
         devices = [(AssociationRole.TRANSIT, device, *rest) for device in peer.transit]
         if self._expired and not self._expired.isdisjoint(devices):
             return None
-        return _Chosen(egress, tuple([self._index[key] for key in devices if key in self._index]), group)
+        return Chosen(egress, tuple([self._index[key] for key in devices if key in self._index]), group)
 
-    def _to_group(self, network: VirtualNetwork, group: Group, profile: Profile, rule: str | None) -> _Chosen | None:
-        if self._signer is None or self._node not in group.senders:
+    def _to_group(self, network: VirtualNetwork, group: Group, profile: Profile, rule: str | None) -> Chosen | None:
+        if self._node not in group.senders:
             return None
         end = self._index.get((AssociationRole.MULTICAST, group.name, network.vni, profile.name, rule))
-        return None if end is None else _Chosen(end)
+        return None if end is None else Chosen(end)
 
     def _add(
-        self, targets: dict[Key, Target], key: Key, address: str, network: VirtualNetwork, chosen: _Chosen | None
+        self, targets: dict[Key, Target], key: Key, address: str, network: VirtualNetwork, chosen: Chosen | None
     ) -> None:
         if chosen is None:
             return
         known = self._previous.get(key)
-        if known is not None and known.associations == chosen.associations and known.serves(network):
-            if known.network is network and known.address == address:
+        unchanged = known is not None and known.address == address and known.associations == chosen.associations
+        if known is not None and unchanged and self._mechanism.keyed and known.serves(network):
+            if known.network is network:
                 targets[key] = known
                 return
-            sealer = known.sealer
+            sealer: Sealer | None = known.sealer
         else:
-            sealer = PacketSealer(
-                network.vni,
-                chosen.egress,
-                chosen.transit,
-                chosen.group,
-                signer=self._signer if key[2] else None,
-                largest=network.mtu + ETHERNET_HEADER_SIZE + padding.LENGTH_SIZE,
-            )
-            _check_room(sealer, network)
-        targets[key] = Target(sealer, address, network, associations=sealer.associations)
-        targets[key].adopt(known)
+            largest = network.mtu + ETHERNET_HEADER_SIZE
+            use = Use(network.vni, key[1], address, key[2], largest, _largest_options(network))
+            sealer = self._mechanism.sealer(use, chosen)
+        if sealer is not None:
+            targets[key] = Target(sealer, address, network, associations=sealer.associations)
+            targets[key].adopt(known)
 
 
-def _index_key(end: OutboundAssociation) -> _IndexKey:
+def _index_key(end: OutboundEnd) -> _IndexKey:
     return end.role, end.audience, end.vni, end.profile, end.rule
 
 
-def _check_room(sealer: PacketSealer, network: VirtualNetwork) -> None:
+def _largest_options(network: VirtualNetwork) -> tuple[bytes, ...]:
     # The largest set of options, with any values: only sizes matter here.
     options = list(network.static_options)
     if network.telemetry:
         options.append(build_telemetry(0, 0))
     if network.tags:
         options.append(build_tag(0, 0))
-    sealer.check_room(options)
+    return tuple(options)
 
 
 def uses(policy: Policy, vni: int) -> Iterator[tuple[Profile, str | None]]:

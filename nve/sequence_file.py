@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from geneve.errors import ConfigError
-from geneve.security.association import OutboundAssociation
+from geneve.security.association import OutboundEnd
 
 STARTS = 16
 """Process starts among which an association's packets are divided; sealing refuses beyond a start's share."""
 
 
-def reserve(path: Path, associations: Iterable[OutboundAssociation]) -> None:
+def reserve(path: Path, associations: Iterable[OutboundEnd]) -> None:
     """Reserve a range for each association and make it go on there.
 
     ConfigError when the file cannot be read, understood or written, or a key's numbers are used up:

@@ -8,7 +8,7 @@ from geneve.control.profile import Profile
 from geneve.control.state import NodeState, VniState
 from geneve.errors import ConfigError
 from geneve.option import OPTION_HEADER_SIZE
-from geneve.overhead import inner_extra, max_options_size, tenant_mtu
+from geneve.overhead import max_options_size, tenant_mtu
 from geneve.policy import Policy
 from geneve.security.carriage import OptionSize
 from geneve.tags import TAG_CLASS, TAG_OPTION_SIZE, TAG_TYPE
@@ -33,7 +33,7 @@ def _check(vni: VniState, profile: Profile, path: tuple[str, ...], underlay_mtu:
         size = max_options_size(profile, list(_option_sizes(vni)), path, bool(vni.multicast))
     except ValueError as error:
         raise ConfigError(f"profile '{profile.name}' cannot be used in VNI {vni.vni}: {error}.") from None
-    room = tenant_mtu(underlay_mtu, family, size) - inner_extra(profile)
+    room = tenant_mtu(underlay_mtu, family, size, profile)
     if vni.mtu > room:
         raise ConfigError(
             f"profile '{profile.name}' leaves tenants of VNI {vni.vni} an MTU of {room}, and they have {vni.mtu}; "

@@ -99,23 +99,10 @@ class UnderlaySockets:
                 continue
             # Nothing is ever read from it: what strangers send there must not pile up.
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-            self._prepare_multicast(sender)
+            if self._interface is not None:
+                leave_by(sender, self._interface, self._ipv6)
             return sender
         raise OSError(errno.EADDRINUSE, "no free source port")
-
-    def _prepare_multicast(self, sender: socket.socket) -> None:
-        if self._interface is None:
-            return
-        index = socket.if_nametoindex(self._interface)
-        if self._ipv6:
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, MULTICAST_HOPS)
-        else:
-            interface = struct.pack("=4s4si", bytes(4), bytes(4), index)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, MULTICAST_HOPS)
 
     def set_groups(self, groups: Iterable[str]) -> tuple[list[socket.socket], list[socket.socket]]:
         """Be a member of exactly ``groups``; return the new sockets, and those left, which are not closed yet.
@@ -139,18 +126,11 @@ class UnderlaySockets:
 
     def _join(self, group: str) -> socket.socket:
         assert self._interface is not None
-        index = socket.if_nametoindex(self._interface)
-        packed = ipaddress.ip_address(group).packed
         joined = self._open(socket.AF_INET6 if self._ipv6 else socket.AF_INET, group, self._port)
         try:
             joined.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
             self._prepare_receiver(joined)
-            if self._ipv6:
-                membership = packed + struct.pack("=I", index)
-                joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
-            else:
-                membership = struct.pack("=4s4si", packed, bytes(4), index)
-                joined.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            join_group(joined, group, self._interface)
         except OSError:
             joined.close()
             raise
@@ -179,7 +159,7 @@ class UnderlaySockets:
             while len(packets) < limit and total < len(self._buffer):
                 size, control, _, peer = receiver.recvmsg_into(buffers, _CONTROL_SPACE)
                 total += size
-                traffic_class, segment = _read_control(control)
+                traffic_class, segment = read_control(control)
                 source = packed_address(peer[0].partition("%")[0])
                 packets.append(Received(bytes(view[:size]), source, traffic_class, segment if segment < size else 0))
         except BlockingIOError:
@@ -207,7 +187,7 @@ class UnderlaySockets:
             (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", datagram.segment))
         ]
         if datagram.traffic_class:
-            control += self._class_control(datagram.traffic_class)
+            control += class_control(datagram.traffic_class, self._ipv6)
         sender = self._senders[datagram.entropy % len(self._senders)]
         try:
             sender.sendmsg([datagram.payload], control, 0, (datagram.destination, self._port))
@@ -222,17 +202,12 @@ class UnderlaySockets:
         destination = (datagram.destination, self._port)
         try:
             if datagram.traffic_class:
-                sender.sendmsg([payload], self._class_control(datagram.traffic_class), 0, destination)
+                sender.sendmsg([payload], class_control(datagram.traffic_class, self._ipv6), 0, destination)
             else:
                 sender.sendto(payload, destination)
         except OSError as error:
             return DropReason.FRAME_TOO_BIG if error.errno == errno.EMSGSIZE else DropReason.SEND_FAILED
         return None
-
-    def _class_control(self, traffic_class: int) -> list[tuple[int, int, bytes]]:
-        if self._ipv6:
-            return [(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("i", traffic_class))]
-        return [(socket.IPPROTO_IP, socket.IP_TOS, struct.pack("i", traffic_class))]
 
     def close(self) -> None:
         """Close all sockets."""
@@ -241,7 +216,37 @@ class UnderlaySockets:
             opened.close()
 
 
-def _read_control(control: list[tuple[int, int, bytes]]) -> tuple[int, int]:
+def leave_by(sender: socket.socket, interface: str, ipv6: bool) -> None:
+    """Have what a socket sends to groups leave by an interface, and not come back."""
+    index = socket.if_nametoindex(interface)
+    if ipv6:
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, MULTICAST_HOPS)
+    else:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", bytes(4), bytes(4), index))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, MULTICAST_HOPS)
+
+
+def join_group(receiver: socket.socket, group: str, interface: str) -> None:
+    """Have a socket receive what comes to a group by an interface."""
+    index, address = socket.if_nametoindex(interface), ipaddress.ip_address(group)
+    if address.version == 6:
+        receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, address.packed + struct.pack("=I", index))
+    else:
+        membership = struct.pack("=4s4si", address.packed, bytes(4), index)
+        receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+
+
+def class_control(traffic_class: int, ipv6: bool) -> list[tuple[int, int, bytes]]:
+    """Return the control message that gives a packet its traffic class."""
+    if ipv6:
+        return [(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("i", traffic_class))]
+    return [(socket.IPPROTO_IP, socket.IP_TOS, struct.pack("i", traffic_class))]
+
+
+def read_control(control: list[tuple[int, int, bytes]]) -> tuple[int, int]:
     """Return the traffic class, and the size of the datagrams that were put together, or zero."""
     traffic_class = segment = 0
     for level, _, data in control:

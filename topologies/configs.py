@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geneve.control.channel import receiving_port
 from geneve.control.state import Mapping
 from geneve.control.tls import TlsFiles
 from geneve.export import DEVICE_KEY_SIZE
 from geneve.offloads import NveOffloads, TransitOffloads
 from topologies.plan import (
     COLLECTOR_PORT,
-    GENEVE_PORT,
     MANAGEMENT_NVA,
     NVA_PORT,
     OPENFLOW_PORT,
@@ -27,7 +27,8 @@ from topologies.plan import (
     Kind,
     Plan,
 )
-from topologies.scenario import NO_PROTECTION, NVA_NAME, OPERATOR_NAME, Tenant, UnderlayGroup
+from topologies.profiles import NO_PROTECTION
+from topologies.scenario import NVA_NAME, OPERATOR_NAME, Tenant, UnderlayGroup
 
 COLLECTOR_NAME = "collector"
 CONTROLLER_NAME = "controller"
@@ -127,7 +128,7 @@ def nve_config(plan: Plan, layout: Layout, name: str, moved: MappingType[str, st
         "underlay": {
             "address": plan.underlay_addresses[name],
             "interface": plan.interface(name, plan.scenario.nves[name].attach),
-            "port": GENEVE_PORT,
+            "port": receiving_port(plan.scenario.channel),
             "mtu": plan.scenario.underlay.mtu,
         },
         "vnis": vnis,
@@ -135,6 +136,9 @@ def nve_config(plan: Plan, layout: Layout, name: str, moved: MappingType[str, st
         "nva": _nva(plan, layout, name),
         "stats": str(layout.stats(name)),
     }
+    if plan.scenario.channel is not None:
+        document["channel"] = plan.scenario.channel.model_dump(mode="json")
+        document["ipsec"] = plan.scenario.ipsec
     if plan.scenario.key_log:
         document["key_log"] = str(layout.key_log(name))
     return document

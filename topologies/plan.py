@@ -14,7 +14,6 @@ from itertools import pairwise
 
 from topologies.scenario import NVA_NAME, Scenario
 
-GENEVE_PORT = 6081
 NVA_PORT = 6640
 COLLECTOR_PORT = 6082
 OPENFLOW_PORT = 6653

@@ -11,43 +11,24 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from geneve.config import StrictModel
+from geneve.control.channel import Channel, ChannelProtocol
 from geneve.control.names import IpAddress, MacAddress, Name, Tag, Vni
-from geneve.control.profile import Coverage, InnerCoverage, OptionSelector, Profile
+from geneve.control.profile import Profile
 from geneve.control.rules import Action, Rule, TagRule
 from geneve.control.state import StaticOption
-from geneve.header import HeaderField
 from geneve.offloads import Offloads
 from geneve.option import OPTION_HEADER_SIZE
-from geneve.overhead import inner_extra, max_options_size, tenant_mtu
+from geneve.overhead import max_options_size, tenant_mtu
 from geneve.security.carriage import OptionSize
 from geneve.tags import TAG_CLASS, TAG_OPTION_SIZE, TAG_TYPE
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
+from topologies.profiles import BUILT_IN_PROFILES, FULL_PROTECTION, NO_PROTECTION, OURS
 from topologies.scenario_types import Ipv4Interface, Ipv6Interface, NodeName
 
 NVA_NAME = "nva"
 """Name of the NVA's node in every scenario."""
 OPERATOR_NAME = "operator"
 """Name in the certificate of the one operator of every testbed."""
-
-NO_PROTECTION = "none"
-FULL_PROTECTION = "full"
-
-BUILT_IN_PROFILES = (
-    Profile(
-        name=FULL_PROTECTION,
-        egress=Coverage(),
-        transit=Coverage(
-            header=frozenset(
-                {HeaderField.VNI, HeaderField.PROTOCOL_TYPE, HeaderField.VERSION, HeaderField.OAM}
-            ),
-            options=(OptionSelector(option_class=TELEMETRY_CLASS, type=TELEMETRY_TYPE),),
-            authenticate_inner=InnerCoverage.NONE,
-            encrypt_inner=InnerCoverage.NONE,
-        ),
-    ),
-)
-"""Profiles every scenario has, besides ``none``, which means plain Geneve."""
-
 
 def _probability(value: float) -> float:
     if not 0 <= value <= 1:
@@ -187,10 +168,16 @@ class Scenario(StrictModel):
     (``on-demand``), or at the start for all that policy permits (``all``). ``key_log`` has the NVEs write all keys to
     files of the run, for demonstrations with a dissector; never use it with traffic that matters. ``offloads`` that
     are false are switched off at all nodes; the others are used where the kernel has them.
+
+    ``mechanism``: ``ours``, with a profile for each tenant and in rules, ``none`` for plain Geneve, or the name of a
+    channel's profile, which then protects all that NVEs send; tenants need no ``profile`` there. ``ipsec``: whether
+    the kernel's ESP and AH are used where there are any (``auto``), or must be (``kernel``), or our own.
     """
 
     name: Name
     description: str = ""
+    mechanism: Name = OURS
+    ipsec: Literal["auto", "kernel", "user-space"] = "auto"
     underlay: Underlay
     nva: Attachment
     nves: dict[NodeName, Attachment] = Field(min_length=1)
@@ -202,6 +189,25 @@ class Scenario(StrictModel):
     key_log: bool = False
     offloads: Offloads = Offloads()
     tenants: dict[Name, Tenant] = Field(min_length=1)
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel below Geneve; None with security options, and without protection."""
+        profile = None if self.mechanism == OURS else self.profile(self.mechanism)
+        return None if profile is None else profile.channel
+
+    def under(self, mechanism: str) -> Scenario:
+        """Return the scenario with everything under a mechanism for all, ``none`` or a channel's profile.
+
+        What the mechanism cannot express is left out: rules that choose a protection, and with DTLS underlay groups,
+        in place of which the ingress NVE replicates. KeyError when no profile has the name.
+        """
+        profile = self.profile(mechanism)
+        dtls = profile is not None and profile.channel is not None and profile.channel.protocol is ChannelProtocol.DTLS
+        update: dict[str, object] = {"profile": mechanism, **({"multicast": ()} if dtls else {})}
+        tenants = {name: tenant.model_copy(update=update) for name, tenant in self.tenants.items()}
+        policy = tuple(rule for rule in self.policy if rule.action is Action.DISCARD)
+        return self.model_copy(update={"mechanism": mechanism, "tenants": tenants, "policy": policy})
 
     def profile(self, name: str) -> Profile | None:
         """Return the named profile; None for ``none``. KeyError when there is none of that name."""
@@ -231,19 +237,19 @@ class Scenario(StrictModel):
         entry = self.tenants[tenant]
         return entry.mappings == "learned" or any(host.nve == nve for host in entry.hosts.values())
 
-    def options_size(self, tenant: str) -> int:
-        """Return the most bytes of options in a packet of ``tenant``; ValueError when they do not fit.
+    def options_size(self, tenant: str, profile: Profile | None) -> int:
+        """Return the most bytes of options in packets of ``tenant`` under ``profile``; ValueError when they do not fit.
 
         The bound takes every transit device of the scenario to be on the path: a reroute may lead
         through links that the shortest path avoids, and the MTU must hold then too.
         """
-        entry, devices = self.tenants[tenant], tuple(self.transit_devices)
-        sizes = entry.option_sizes
-        return max(
-            max_options_size(profile, sizes, devices, bool(entry.multicast)) for profile in self.profiles_of(tenant)
-        )
+        entry = self.tenants[tenant]
+        return max_options_size(profile, entry.option_sizes, tuple(self.transit_devices), bool(entry.multicast))
 
     def tenant_mtu(self, tenant: str) -> int:
         """Return the MTU of the hosts of ``tenant`` in bytes."""
-        extra = max(inner_extra(profile) for profile in self.profiles_of(tenant))
-        return tenant_mtu(self.underlay.mtu, self.underlay.ip_version, self.options_size(tenant)) - extra
+        underlay = self.underlay
+        return min(
+            tenant_mtu(underlay.mtu, underlay.ip_version, self.options_size(tenant, profile), profile)
+            for profile in self.profiles_of(tenant)
+        )

@@ -8,18 +8,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from geneve.control.channel import ChannelProtocol
+from geneve.control.rules import Action
 from geneve.errors import ConfigError
 from geneve.option import CRITICAL_TYPE_BIT
 from geneve.policy import Policy
 from geneve.security.option import PADDING_TYPE, SECURITY_CLASS, is_mechanism_option
-from topologies.scenario import (
-    BUILT_IN_PROFILES,
-    NO_PROTECTION,
-    NVA_NAME,
-    OPERATOR_NAME,
-    Scenario,
-    Tenant,
-)
+from topologies.profiles import BUILT_IN_PROFILES, NO_PROTECTION, OURS
+from topologies.scenario import NVA_NAME, OPERATOR_NAME, Scenario, Tenant
 
 MIN_MTU = {4: 576, 6: 1280}
 """Smallest MTU of a tenant, by the IP version it uses (RFC 791, RFC 8200)."""
@@ -46,6 +42,7 @@ def first_fault(scenario: Scenario) -> str | None:
         _check_attachments,
         _check_places,
         _check_profiles,
+        _check_mechanism,
         _check_tenants,
         _check_policy,
         _check_options,
@@ -173,6 +170,33 @@ def _check_profiles(scenario: Scenario) -> str | None:
         if profile.name in taken:
             return f"key 'profiles.{number}.name': a profile named '{profile.name}' exists; rename it."
         taken.add(profile.name)
+    return None
+
+
+def _check_mechanism(scenario: Scenario) -> str | None:
+    """Refuse a mixture: a channel, or no protection, is the whole network's, and profiles are our mechanism's."""
+    mechanism = scenario.mechanism
+    profiles = {profile.name: profile for profile in (*BUILT_IN_PROFILES, *scenario.profiles)}
+    channels = [name for name, profile in profiles.items() if profile.channel is not None]
+    if mechanism not in (OURS, NO_PROTECTION, *channels):
+        known = ", ".join((OURS, NO_PROTECTION, *channels))
+        return f"key 'mechanism': '{mechanism}' is none; use one of {known}, or define a profile with a 'channel'."
+    for name, tenant in scenario.tenants.items():
+        key = f"key 'tenants.{name}"
+        if mechanism == OURS and tenant.profile in channels:
+            return f"{key}.profile': '{tenant.profile}' is a channel, the whole network's: set it as 'mechanism'."
+        if mechanism not in (OURS, tenant.profile):
+            return f"{key}.profile': under the mechanism '{mechanism}' tenants have no profile of their own; remove it."
+        if tenant.multicast and scenario.channel is not None and scenario.channel.protocol is ChannelProtocol.DTLS:
+            return f"{key}.multicast': DTLS has no multicast; remove it, and the ingress NVE replicates."
+    for number, rule in enumerate(scenario.policy):
+        if mechanism != OURS and rule.action is not Action.DISCARD:
+            return (
+                f"key 'policy.{number}.action': under the mechanism '{mechanism}' rules can only 'discard': it knows "
+                "nothing of inner flows."
+            )
+        if rule.profile in channels:
+            return f"key 'policy.{number}.profile': '{rule.profile}' is a channel, the whole network's; use another."
     return None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from geneve.config import load
+from geneve.config import parse_yaml, validate
 from geneve.errors import ConfigError
+from topologies.profiles import OURS
 from topologies.scenario import Scenario
 from topologies.scenario_checks import first_fault
 
@@ -42,8 +44,21 @@ def load_scenario(source: str | Path) -> Scenario:
 
 def parse_scenario(text: str, source: str) -> Scenario:
     """Parse and check a scenario; ConfigError names ``source`` and the key at fault."""
-    scenario = load(text, source, Scenario)
+    scenario = validate(_with_profiles(parse_yaml(text, source)), source, Scenario)
     fault = first_fault(scenario)
     if fault is not None:
         raise ConfigError(f"{source}: {fault}")
     return scenario
+
+
+def _with_profiles(data: Any) -> Any:
+    """Give tenants without a profile that of the mechanism, where there is one for all."""
+    mechanism = data.get("mechanism", OURS) if isinstance(data, dict) else OURS
+    tenants = None if mechanism == OURS else data.get("tenants")
+    if not isinstance(tenants, dict):
+        return data
+    given = {
+        name: {"profile": mechanism, **tenant} if isinstance(tenant, dict) else tenant
+        for name, tenant in tenants.items()
+    }
+    return {**data, "tenants": given}

@@ -39,6 +39,7 @@ from controller.authority.lines import (
 )
 from controller.authority.membership import Membership
 from controller.authority.spis import SpiSpace
+from geneve.control.channel import ChannelProtocol
 from geneve.control.demand import Demand
 from geneve.control.profile import InnerCoverage, KeyGranularity, Profile
 from geneve.control.state import SECRET_SIZE, Association, AssociationRole
@@ -159,7 +160,7 @@ class AssociationTable:
         """Return a demand in its canonical form, or None when policy or membership do not allow it."""
         members = self._membership.members(demand.vni)
         profile = next((item for item in self._policy.profiles_for(demand.vni) if item.name == demand.profile), None)
-        if sender not in members or profile is None:
+        if sender not in members or profile is None or not _keyed(profile):
             return None
         rule = demand.rule if profile.key_granularity is KeyGranularity.RULE else None
         if profile.key_granularity is KeyGranularity.RULE and not any(
@@ -594,3 +595,8 @@ class AssociationTable:
             secret=SecretStr(base64.b64encode(self._token(SECRET_SIZE)).decode("ascii")),
             signer=line.wish.signer,
         )
+
+
+def _keyed(profile: Profile) -> bool:
+    """Return whether the NVA makes the keys of a profile: DTLS agrees on its own."""
+    return profile.channel is None or profile.channel.protocol is not ChannelProtocol.DTLS

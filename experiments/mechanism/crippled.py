@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Callable, Iterable
 
 from geneve.control.profile import Profile
-from topologies.scenario import BUILT_IN_PROFILES, NO_PROTECTION, Scenario, Tenant
+from topologies.profiles import BUILT_IN_PROFILES, NO_PROTECTION
+from topologies.scenario import Scenario, Tenant
 
 TWIN_VNI = 10_000
 """What is added to a tenant's VNI for each twin."""

@@ -29,7 +29,8 @@ from geneve.header import HeaderField
 from geneve.overhead import ETHERNET_HEADER_SIZE, inner_extra
 from topologies.network import Testbed
 from topologies.plan import Kind
-from topologies.scenario import NO_PROTECTION, Scenario
+from topologies.profiles import NO_PROTECTION
+from topologies.scenario import Scenario
 from topologies.scenario_file import load_scenario, scenario_path
 
 EVE = "eve"

@@ -44,7 +44,7 @@ from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size, max_option
 from geneve.security.carriage import OptionSize
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
 from topologies.daemon import wait_for
-from topologies.scenario import BUILT_IN_PROFILES
+from topologies.profiles import BUILT_IN_PROFILES
 
 VNI = 100
 _COLLECTOR_PORT = 6082

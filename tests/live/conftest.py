@@ -23,6 +23,7 @@ import pytest
 from experiments.bench import Hosts
 from topologies import sandbox
 from topologies.network import Testbed
+from topologies.scenario import Scenario
 from topologies.scenario_file import load_scenario
 
 
@@ -58,6 +59,11 @@ def hosts(testbed: Testbed, tmp_path: Path) -> Iterator[Hosts]:
 
 def make_testbed(name: str, folder: Path, framework: str = "auto") -> Testbed:
     """Return a testbed to start, or skip where none can run."""
+    return make_testbed_of(load_scenario(name), folder, framework)
+
+
+def make_testbed_of(scenario: Scenario, folder: Path, framework: str = "auto") -> Testbed:
+    """Return a testbed of a scenario to start, or skip where none can run."""
     if not sandbox.inside():
         pytest.skip("builds a network and so runs inside the sandbox only; run 'make test'")
-    return Testbed(load_scenario(name), folder, framework)
+    return Testbed(scenario, folder, framework)

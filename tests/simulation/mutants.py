@@ -81,7 +81,7 @@ def plaintext_without_keys(patch: Patch) -> None:
         self: Encapsulator, key: Any, network: Any, frames: Any, work: Any, now: float, only: str | None = None
     ) -> None:
         address = network.peers[key[1]].address if key[1] in network.peers else "239.1.1.1"
-        for packet in encapsulation._plain(network.vni, frames, [()] * len(frames)):
+        for packet in encapsulation.plain_packets(network.vni, frames, [()] * len(frames)):
             work.result.datagrams.append(Datagram(address, packet, 0, 0))
 
     patch.setattr(Encapsulator, "_wait", fall_back)

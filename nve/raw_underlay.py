@@ -1,0 +1,161 @@
+"""The NVE's raw IP sockets on the underlay, for ESP and AH that IP itself carries (thin shell).
+
+One packet is one system call each way: the kernel puts together and takes apart UDP and TCP only. ESP packets are
+handed over from the SPI on; AH packets whole, with the IP header that AH authenticates.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterable
+
+from geneve.control.channel import IP_PROTOCOL_AH
+from geneve.drops import DropReason
+from geneve.offloads import OffloadStates, unavailable
+from geneve.overhead import IP_HEADER_SIZE
+from nve.datagrams import Datagram, Received, packed_address
+from nve.underlay import (
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_PROBE,
+    IPV6_MTU_DISCOVER,
+    MULTICAST_HOPS,
+    RECEIVE_BUFFER,
+    SO_RCVBUFFORCE,
+    UnderlayError,
+    class_control,
+    join_group,
+    leave_by,
+    read_control,
+)
+
+_CONTROL_SPACE = socket.CMSG_SPACE(4)
+
+
+class RawSockets:
+    """Sends and receives IP protocol ``protocol`` (ESP or AH) at ``address``; ``interface`` is where groups are joined.
+
+    The methods are those of :class:`nve.underlay.UnderlaySockets`.
+    """
+
+    def __init__(self, address: str, protocol: int, interface: str | None = None) -> None:
+        reason = "IP carries the packets, not UDP"
+        self.states: OffloadStates = {"udp_segment": unavailable(reason), "udp_gro": unavailable(reason)}
+        self._address, self._protocol, self._interface = address, protocol, interface
+        self._ipv6 = ipaddress.ip_address(address).version == 6
+        self._whole = protocol == IP_PROTOCOL_AH
+        self._groups: dict[str, socket.socket] = {}
+        self._destinations: dict[int, bytes] = {}
+        self._buffer = bytearray(65535)
+        self._view = memoryview(self._buffer)
+        try:
+            self.receiver = self._open(address)
+            self._destinations[self.receiver.fileno()] = packed_address(address)
+            if interface is not None:
+                leave_by(self.receiver, interface, self._ipv6)
+            if self._whole and not self._ipv6:
+                self.receiver.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+        except OSError as error:
+            self.close()
+            raise UnderlayError(f"cannot use underlay address {address}, IP protocol {protocol} ({error.strerror}).") \
+                from None
+
+    def _open(self, address: str) -> socket.socket:
+        opened = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_RAW, self._protocol)
+        try:
+            opened.setblocking(False)
+            level, option = (
+                (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER) if self._ipv6 else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+            )
+            opened.setsockopt(level, option, IP_PMTUDISC_PROBE)
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            if self._ipv6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+            opened.bind((address, 0))
+        except OSError:
+            opened.close()
+            raise
+        return opened
+
+    def set_groups(self, groups: Iterable[str]) -> tuple[list[socket.socket], list[socket.socket]]:
+        """Be a member of exactly ``groups``; return the new sockets, and those left, which are not closed yet.
+
+        UnderlayError when a group cannot be joined; nothing has changed then.
+        """
+        wanted = set(groups)
+        if wanted and self._interface is None:
+            raise UnderlayError("multicast groups need the key 'underlay.interface'; add it to the configuration.")
+        joined: dict[str, socket.socket] = {}
+        try:
+            for group in sorted(wanted - self._groups.keys()):
+                joined[group] = opened = self._open(group)
+                assert self._interface is not None
+                join_group(opened, group, self._interface)
+                self._destinations[opened.fileno()] = packed_address(group)
+        except OSError as error:
+            for opened in joined.values():
+                opened.close()
+            raise UnderlayError(f"cannot join multicast group {group} ({error.strerror}).") from None
+        left = [self._groups.pop(group) for group in list(self._groups) if group not in wanted]
+        self._groups |= joined
+        return list(joined.values()), left
+
+    def receive(self, limit: int, receiver: socket.socket) -> list[Received]:
+        """Return up to ``limit`` packets that wait at ``receiver``, the node's own or a group's."""
+        packets: list[Received] = []
+        try:
+            while len(packets) < limit:
+                size, control, _, peer = receiver.recvmsg_into([self._buffer], _CONTROL_SPACE)
+                packet = self._read(bytes(self._view[:size]), control, peer[0], receiver)
+                if packet is not None:
+                    packets.append(packet)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ECONNREFUSED:
+                raise
+        return packets
+
+    def _read(
+        self, packet: bytes, control: list[tuple[int, int, bytes]], peer: str, receiver: socket.socket
+    ) -> Received | None:
+        source = packed_address(peer.partition("%")[0])
+        if self._ipv6:
+            traffic_class, _ = read_control(control)
+            if self._whole:  # the kernel keeps the header to itself: all that AH authenticates of it is known
+                head = struct.pack("!IHBB", 6 << 28, len(packet) & 0xFFFF, self._protocol, MULTICAST_HOPS)
+                packet = head + source + self._destinations[receiver.fileno()] + packet
+            return Received(packet, source, traffic_class)
+        if len(packet) < IP_HEADER_SIZE[4]:
+            return None
+        return Received(packet if self._whole else packet[(packet[0] & 0x0F) * 4 :], source, packet[1])
+
+    def send(self, datagram: Datagram) -> list[DropReason]:
+        """Send a packet, or many one by one; return why the kernel did not take some, one reason for each."""
+        reasons = [self._send_one(datagram, payload) for payload in datagram.payloads()]
+        return [reason for reason in reasons if reason is not None]
+
+    def _send_one(self, datagram: Datagram, payload: bytes) -> DropReason | None:
+        destination = (datagram.destination, 0)
+        traffic_class = datagram.traffic_class
+        if self._whole and self._ipv6:
+            payload = payload[IP_HEADER_SIZE[6] :]  # the kernel writes the same header again
+        elif self._whole and traffic_class:
+            payload = payload[:1] + bytes((traffic_class,)) + payload[2:]  # mutable, so not authenticated
+            traffic_class = 0
+        try:
+            if traffic_class:
+                self.receiver.sendmsg([payload], class_control(traffic_class, self._ipv6), 0, destination)
+            else:
+                self.receiver.sendto(payload, destination)
+        except OSError as error:
+            return DropReason.FRAME_TOO_BIG if error.errno == errno.EMSGSIZE else DropReason.SEND_FAILED
+        return None
+
+    def close(self) -> None:
+        """Close all sockets."""
+        receivers = [self.receiver] if hasattr(self, "receiver") else []
+        for opened in [*receivers, *self._groups.values()]:
+            opened.close()
