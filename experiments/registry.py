@@ -251,8 +251,9 @@ def _overhead_seconds(profile: Profile) -> float:
 
 
 def _attacks_seconds(profile: Profile) -> float:
-    trials = len(attacks_analysis.MODES) * len(attacks_analysis.ATTACKS) * profile.attack_trials
-    return 2 * START_SECONDS + trials * (0.3 + 0.01 * profile.packets_per_trial)
+    modes = attacks_analysis.MODES
+    trials = sum(len(attacks_analysis.attacks_in(mode)) for mode in modes) * profile.attack_trials
+    return len(modes) * START_SECONDS + trials * (0.3 + 0.01 * profile.packets_per_trial)
 
 
 def _mechanism_seconds(_: Profile) -> float:
@@ -262,7 +263,7 @@ def _mechanism_seconds(_: Profile) -> float:
 
 def _control_seconds(profile: Profile) -> float:
     repeats = profile.repeats * (control_analysis.START_SECONDS + control_analysis.repeat_seconds(profile))
-    return repeats + control_analysis.growth_seconds(profile.growth_sizes)
+    return repeats + control_analysis.channel_seconds(profile) + control_analysis.growth_seconds(profile.growth_sizes)
 
 
 def _flood_seconds(profile: Profile) -> float:
