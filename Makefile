@@ -38,7 +38,7 @@ break-invariants: setup ## Break each security invariant in a copy and see that 
 
 fuzz: setup ## Fuzz everything that reads strangers' bytes, guided by coverage; FUZZ_SECONDS=60 for each target
 	@$(PYTHON_VENV) -c 'import atheris' 2>/dev/null || $(PYTHON_VENV) -m pip install -q --no-deps atheris==3.0.0
-	@for target in parser opener transit inner nve netlink; do \
+	@for target in parser opener ipsec transit inner nve netlink; do \
 		$(PYTHON_VENV) -m tests.geneve.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 bench: setup ## Our NVE beside OpenVPN, WireGuard, fastd and others, in one run; PROFILE=quick or paper (root)

@@ -2,6 +2,7 @@
 # Makes this machine ready for the testbed: Debian packages and the virtual environment .venv.
 # Safe to run any number of times; does nothing when nothing is missing. Starts no service.
 # With --peers: installs what 'make bench' compares the testbed with, and nothing else.
+# With --interop: installs whom the tests of IPsec talk to (strongSwan), and nothing else.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -57,6 +58,9 @@ needed_libraries="libc6-dev ca-certificates"
 # What 'make bench' runs beside the NVE. A distribution may lack one: the benchmark then says that it is missing.
 peers="openvpn wireguard-go wireguard-tools fastd tinc openvswitch-switch strongswan-charon strongswan-swanctl
 libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
+
+# The foreign IPsec of tests/live/test_ipsec_interop.py: charon, its IPsec in user space, what configures it.
+interop="strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins"
 
 have_program() {
     # Daemons live in sbin, which is not on everyone's PATH.
@@ -139,15 +143,17 @@ install_packages() {
     [ -z "${missing// /}" ] || fail "still missing after installation: $missing; see $log."
 }
 
-install_peers() {
-    local package missing=""
-    for package in $peers; do
+# Arguments: the make target or option to name in advice, and the packages.
+install_extra() {
+    local package missing="" again=$1
+    shift
+    for package in "$@"; do
         installed "$package" || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null 2>&1 || fail "this is no Debian or Ubuntu machine; install the equivalents of:$missing"
-    [ "$(id -u)" = 0 ] || fail "root is needed once to install:$missing; run 'sudo make bench-setup'."
-    say "installing peers:$missing"
+    [ "$(id -u)" = 0 ] || fail "root is needed once to install:$missing; run 'sudo $again'."
+    say "installing:$missing"
     : >"$log"
     apt_run update || say "the package lists could not be refreshed; trying with those that are here"
     # One by one: a package that this distribution does not have must not keep the others away.
@@ -179,10 +185,11 @@ build_venv() {
 
 main() {
     local python wanted
-    if [ "${1:-}" = --peers ]; then
-        install_peers
-        return
-    fi
+    # shellcheck disable=SC2086
+    case "${1:-}" in
+        --peers) install_extra "make bench-setup" $peers; return ;;
+        --interop) install_extra "./setup.sh --interop" $interop; return ;;
+    esac
     install_packages
     python=$(find_python) ||
         fail "no Python 3.10 to 3.13 with venv and headers was found; install one and set PYTHON=/path/to/python3."

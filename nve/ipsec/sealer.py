@@ -43,6 +43,7 @@ class IpsecSealer:
         self._checksums = Ipv6Checksums(source, destination) if addresses.version == 6 else None
         self._pads = sa.terms.padding.mode is not PaddingMode.NONE
         self._random_below = random_below
+        self._known_start: tuple[Sequence[bytes], bytes] = (), plain_packets(vni, (b"",), ((),))[0]
         self._trailer: Callable[[int, int], bytes]
         self._seal: Callable[[int, Sequence[bytes]], list[bytes]]
         if isinstance(codec, Ah):
@@ -106,7 +107,7 @@ class IpsecSealer:
         """
         if self._trailer is _nothing:
             raise ValueError("AH has no dummy packets")
-        (head,) = plain_packets(self.vni, (b"",), (options,))
+        head = self._start(options)
         total = min(len(head) + size, max(self.largest, len(head)))
         if self._pads:
             total = padded_size(self.terms.padding, total, max(total, self.largest), self._random_below)
@@ -118,8 +119,8 @@ class IpsecSealer:
     ) -> list[bytes]:
         """Return for each frame what is sealed: UDP, Geneve, frame, and in ESP TFC padding and trailer."""
         count, port, join = len(frames), source_port(flow), b"".join
-        alike = options.count(options[0]) == count
-        starts = plain_packets(self.vni, (b"",) * (1 if alike else count), options[:1] if alike else options)
+        alike = count == 1 or options.count(options[0]) == count
+        starts = [self._start(options[0])] if alike else plain_packets(self.vni, (b"",) * count, options)
         if self._checksums is not None:
             return self._checked_texts(frames, port, starts * (count // len(starts)))
         start = starts[0]
@@ -137,6 +138,14 @@ class IpsecSealer:
                     known = -1  # padding may differ from packet to packet
             texts.append(join((head, frame, tail)) if alike else join((head, starts[index], frame, tail)))
         return texts
+
+    def _start(self, options: Sequence[bytes]) -> bytes:
+        """Return Geneve header and options; those of the packets before are often the same."""
+        known, start = self._known_start
+        if known != options:
+            (start,) = plain_packets(self.vni, (b"",), (options,))
+            self._known_start = tuple(options), start
+        return start
 
     def _checked_texts(
         self, frames: Sequence[bytes | memoryview], port: int, starts: Sequence[bytes]

@@ -18,7 +18,7 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 def main() -> int:
     """Fuzz one target until something raises or the time is over."""
     parser = argparse.ArgumentParser(prog="tests.geneve.fuzz", description=__doc__)
-    parser.add_argument("target", help="one of the corpus' folders: parser, opener, transit, inner, nve, control")
+    parser.add_argument("target", help="a folder of the corpus: parser, opener, ipsec, transit, inner, nve, control")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--new", type=Path, help="where inputs that reach something new are kept (default: the corpus)")
     options = parser.parse_args()

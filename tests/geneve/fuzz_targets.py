@@ -15,14 +15,17 @@ from geneve.inner import parse_inner
 from geneve.option import parse_options
 from geneve.packet import parse_packet
 from geneve.security.association import InboundAssociation
-from geneve.security.open import Opened, PacketOpener
+from geneve.security.open import Burst, Opened, PacketOpener
 from geneve.security.transit import TransitVerifier, Verified
 from nve.datagrams import Received
 from nve.dataplane import Dataplane
 from nve.fdb import parse_messages
+from nve.ipsec.ah import Addresses
+from nve.ipsec.esp import NEXT_UDP, Esp
 from nve.presence import Presence
 from nve.too_big import build_too_big
 from tests.geneve.make_vectors import PROFILES, associations
+from tests.nve.ipsec.ipsec_support import KINDS, Pair
 from tests.support import node_state, source
 from tests.transit.builders import MAC_A, MAC_B, device_state
 from transit.device import TransitDevice
@@ -82,6 +85,26 @@ def fuzz_inner(data: bytes) -> None:
         build_too_big(data, inner, 1300)
 
 
+def fuzz_ipsec(data: bytes) -> None:
+    """IPsec at the egress NVE: as a stranger's, with the first byte picking kind and size; then as a sender's text."""
+    if not data:
+        return
+    name, version = KINDS[data[0] % len(KINDS)]
+    pair = Pair(name, version)
+    for size in (len(data), 1 + data[0] * 2):
+        for result in pair.open_burst(data[1:], size):
+            assert isinstance(result, (Burst, DropReason))
+    codec = pair.out.codec
+    if isinstance(codec, Esp):
+        text = data[1:].ljust(4, b"\0")
+        packet = codec.seal_texts(1, [text[: len(text) // 4 * 4]])[0]
+    else:
+        packet = codec.seal(1, data[1:], NEXT_UDP if data[0] < 200 else data[0], Addresses(*pair.addresses))
+    (result,) = pair.open(packet)
+    assert result is not DropReason.AUTHENTICATION_FAILED
+    assert pair.open(packet) == [DropReason.REPLAYED]
+
+
 def fuzz_nve(data: bytes) -> None:
     """The whole NVE, from both sides."""
     _NVE.from_underlay([Received(data, HERE)])
@@ -125,6 +148,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "opener": fuzz_opener,
     "transit": fuzz_transit,
     "inner": fuzz_inner,
+    "ipsec": fuzz_ipsec,
     "nve": fuzz_nve,
     "control": fuzz_control,
     "netlink": fuzz_netlink,

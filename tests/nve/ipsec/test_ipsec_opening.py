@@ -18,7 +18,7 @@ from geneve.security.seal import Item
 from nve.datagrams import Received
 from nve.dataplane import Dataplane
 from nve.ipsec.ah import Addresses
-from nve.ipsec.esp import NEXT_NONE, NEXT_UDP
+from nve.ipsec.esp import NEXT_NONE, NEXT_UDP, make_text
 from nve.ipsec.opener import IpsecOpener
 from nve.ipsec.sa import InboundSa, OutboundSa, infer
 from nve.ipsec.sealer import IpsecSealer
@@ -72,9 +72,8 @@ def test_the_window_agrees_with_a_set(name, version, data):
     seen, highest = set(), -1
     for _ in range(data.draw(st.integers(1, 12))):
         first = data.draw(st.integers(0, 149))
-        chosen = data.draw(st.sampled_from([
-            [first], list(range(first, min(150, first + 10))), list(range(first, 150, 7)), [first, first, first - 1] * 3,
-        ]))  # fmt: skip
+        ahead, apart = list(range(first, min(150, first + 10))), list(range(first, 150, 7))
+        chosen = data.draw(st.sampled_from([[first], ahead, apart, [first, first, first - 1] * 3]))
         expected = []
         for index in chosen:
             index %= 150
@@ -247,6 +246,26 @@ def test_what_is_not_geneve_is_refused_once_and_then_as_a_replay(name, count, pa
     buffer = b"".join(packets)
     assert pair.open_burst(buffer, len(packets[0])) == [reason] * count
     assert pair.open_burst(buffer, len(packets[0])) == [DropReason.REPLAYED] * count
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_in_a_burst_one_of_another_protocol_is_refused_though_it_looks_the_same(name):
+    pair = Pair(name)
+    good = datagram(GENEVE)
+    packets = carry(pair, *[good] * 5) + carry(pair, good, next_header=4) + carry(pair, good)
+    results = pair.open_burst(b"".join(packets), len(packets[0]))
+    counts = [r if isinstance(r, DropReason) else len(r.frames) for r in results]
+    assert counts == [5, DropReason.UNSUPPORTED_PROTOCOL, 1]
+
+
+def test_in_a_burst_wrong_padding_is_refused_though_its_length_is_right():
+    pair = Pair()
+    payload = datagram(GENEVE + b"x")
+    texts = [make_text(payload, NEXT_UDP)] * 5
+    assert texts[0][len(payload) :] == b"\x01\x01\x11"
+    packets = pair.out.codec.seal_texts(pair.out.reserve(6), [*texts, payload + b"\x07\x01\x11"])
+    results = pair.open_burst(b"".join(packets), len(packets[0]))
+    assert [r if isinstance(r, DropReason) else len(r.frames) for r in results] == [5, DropReason.MALFORMED]
 
 
 def test_wrong_padding_behind_a_right_icv_is_malformed():

@@ -27,7 +27,9 @@ from tests.nve.ipsec.ipsec_support import CHANNELS, KINDS, SPI, Pair, channel, f
 from tests.support import FULL, udp_frame
 
 OPTION = b"\x01\x02\x03\x01abcd"
-SIZES = {("esp", 4): 8 + 8 + 120 + 16, ("esp-null", 4): 8 + 120 + 16, ("ah", 4): 20 + 28 + 116, ("ah", 6): 40 + 32 + 116}
+SIZES = {
+    ("esp", 4): 8 + 8 + 120 + 16, ("esp-null", 4): 8 + 120 + 16, ("ah", 4): 20 + 28 + 116, ("ah", 6): 40 + 32 + 116,
+}  # fmt: skip
 """Bytes sealed of a frame of 100 bytes, 116 with UDP and Geneve and 120 with ESP's trailer; AH with the IP header."""
 
 
