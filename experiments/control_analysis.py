@@ -492,8 +492,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     "isolation": ("mechanism", "node", "what", "unit", *_STATISTICS, "resolution_ms"),
     "rekey": (
         "mechanism", "rate", "done_per_s", "runs", "rekeys", "sent", "lost", "lost_share", "lost_high", "gap_ms",
-        "gap_max_ms", "goodput_mbit", "ratio", "ratio_low", "ratio_high", "ratio_count", "cpu_controller_percent", "cpu_nve1_percent",
-        "cpu_nve3_percent", "missing", "reasons",
+        "gap_max_ms", "goodput_mbit", "ratio", "ratio_low", "ratio_high", "ratio_count", "cpu_controller_percent",
+        "cpu_nve1_percent", "cpu_nve3_percent", "missing", "reasons",
     ),
 }  # fmt: skip
 

@@ -119,32 +119,46 @@ def draw(result: ControlResult, folder: Path) -> list[Plot]:
     return [*drawn, *control_scale_plots.draw(result.growth, folder)]
 
 
-def _of_mechanisms(rows: dict[tuple[str, ...], dict[str, Any]], *key: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the rows of an event or step under each mechanism, and under which, ours first."""
-    return [(name, rows[name, *key]) for name in MECHANISMS if (name, *key) in rows]
+_Table = dict[tuple[str, ...], dict[str, Any]]
+
+
+def _table(rows: Sequence[dict[str, Any]], *names: str) -> _Table:
+    """Return the rows that have a figure by their mechanism and the columns named."""
+    return {(row["mechanism"], *(row[name] for name in names)): row for row in rows if row["count"]}
+
+
+def _of_mechanisms(table: _Table, key: tuple[str, ...]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return the rows of an event or step under each mechanism, ours first, each with its whole key."""
+    keys = [(name, *key) for name in MECHANISMS]
+    return [(whole, table[whole]) for whole in keys if whole in table]
+
+
+def _points(result: ControlResult, *key: str) -> list[float]:
+    return result.points[key]
 
 
 def _outage_lines(result: ControlResult) -> list[_Line]:
-    rows = {(row["mechanism"], row["event"], row["flows"]): row for row in result.outages if row["count"]}
+    table = _table(result.outages, "event", "flows")
     return [
-        _Line(_CHANNELS.get(name, label), result.points["outages", name, *key], row, f"{row['lost']}/{row['sent']}")
-        for key, label in _OUTAGE_ROWS.items() for name, row in _of_mechanisms(rows, *key)
+        _Line(_CHANNELS.get(whole[0], label), _points(result, "outages", *whole), row, f"{row['lost']}/{row['sent']}")
+        for key, label in _OUTAGE_ROWS.items() for whole, row in _of_mechanisms(table, key)
     ]  # fmt: skip
 
 
 def _isolation_lines(result: ControlResult) -> list[_Line]:
-    rows = {(row["mechanism"], row["node"], row["what"]): row for row in result.isolation if row["count"]}
+    table = _table(result.isolation, "node", "what")
     return [
-        _Line(_CHANNELS.get(name, label), result.points["isolation", name, *key], row)
-        for key, label in _ISOLATION_ROWS.items() for name, row in _of_mechanisms(rows, *key)
+        _Line(_CHANNELS.get(whole[0], label), _points(result, "isolation", *whole), row)
+        for key, label in _ISOLATION_ROWS.items() for whole, row in _of_mechanisms(table, key)
     ]  # fmt: skip
 
 
 def _step_lines(result: ControlResult) -> list[_Line]:
-    rows = {(row["mechanism"], row["step"]): row for row in result.convergence if row["count"]}
+    table = _table(result.convergence, "step")
     return [
-        _Line(_CHANNELS.get(name, _STEP_ROWS.get(step, step)), result.points["convergence", name, step], row)
-        for step in STEPS for name, row in _of_mechanisms(rows, step) if name == OURS or step in _CHANNEL_STEPS
+        _Line(_CHANNELS.get(whole[0], _STEP_ROWS.get(step, step)), _points(result, "convergence", *whole), row)
+        for step in STEPS for whole, row in _of_mechanisms(table, (step,))
+        if whole[0] == OURS or step in _CHANNEL_STEPS
     ]  # fmt: skip
 
 
@@ -268,7 +282,7 @@ def _groups(rows: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, float, floa
     return names, places
 
 
-def _column(axes: Any, place: int, values: Sequence[float]) -> None:
+def _column(axes: Any, place: float, values: Sequence[float]) -> None:
     """Samples of one rate, and their median with its interval beside them."""
     if not values:
         return
