@@ -1,0 +1,78 @@
+"""DTLS as the NVE's data path uses it: sessions that NVEs make themselves, the NVA only tells who the peers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from geneve.control.channel import Channel
+from geneve.control.profile import Profile
+from geneve.control.state import Association
+from geneve.security.association import InboundEnd
+from nve.datagrams import Datagram
+from nve.dtls.link import SessionEvent
+from nve.dtls.sealer import DtlsSealer
+from nve.dtls.sessions import DtlsSessions
+from nve.protection import Chosen, Use
+
+
+class Dtls:
+    """One session for each pair of NVEs, for all virtual networks. ``note`` is told of what becomes of sessions."""
+
+    keyed = False
+
+    def __init__(self, channel: Channel, sessions: DtlsSessions, note: Callable[[SessionEvent], None]) -> None:
+        self._channel, self._sessions, self._note = channel, sessions, note
+
+    @property
+    def channel(self) -> Channel:
+        """The channel that every profile must have."""
+        return self._channel
+
+    @property
+    def version(self) -> int:
+        """Grows when packets can be sealed to a peer that could not before, or can no more."""
+        return self._sessions.version
+
+    def outbound(self, association: Association, profile: Profile) -> NoReturn:  # noqa: ARG002
+        """Raise ValueError: sessions have keys of their own."""
+        raise ValueError(f"profile {profile.name!r} is DTLS's, which takes no keys from the NVA")
+
+    inbound = outbound
+
+    def opener(self, ends: Iterable[InboundEnd], expired: Iterable[InboundEnd]) -> DtlsSessions:  # noqa: ARG002
+        """Return who opens what comes through any session."""
+        return self._sessions
+
+    def sealer(self, use: Use, chosen: Chosen) -> DtlsSealer | None:  # noqa: ARG002
+        """Return who seals for ``use``, None without a session, and for groups: DTLS has no multicast."""
+        if use.multicast:
+            return None
+        sealer = self._sessions.sealer(use.vni, use.name)
+        if sealer is not None:
+            sealer.check_room(use.options)
+        return sealer
+
+    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
+        """Have sessions with these peers only, under the one profile there is; without a profile, with nobody."""
+        self._sessions.apply(peers, next(iter(profiles), None), now)
+
+    def want(self, peer: str, now: float) -> None:
+        """Shake hands with a peer, which frames wait for."""
+        self._sessions.want(peer, now)
+
+    def run_due(self, now: float) -> list[Datagram]:
+        """Return the handshakes' datagrams that are to be sent now."""
+        leaving = self._sessions.run_due(now)
+        for event in self._sessions.take_events():
+            self._note(event)
+        return leaving
+
+    def next_deadline(self) -> float | None:
+        """Return when :meth:`run_due` is needed next, or None."""
+        return self._sessions.next_deadline()
+
+    def document(self) -> dict[str, Any]:
+        """Return the protocol and what became of its sessions."""
+        return {"name": "dtls", "implementation": "OpenSSL", "channel": self._channel.model_dump(mode="json"),
+                "sessions": self._sessions.document()}  # fmt: skip
