@@ -32,7 +32,7 @@ class Sessions:
         """Return complete handshakes of each NVE with each other."""
         counted = {}
         for nve in self._testbed.plan.nodes(Kind.NVE):
-            for peer, link in self._testbed.stats(nve)["mechanism"]["peers"].items():
+            for peer, link in self._testbed.stats(nve)["mechanism"]["sessions"].items():
                 counted[nve, peer] = int(link["handshakes"])
         return counted
 
