@@ -9,6 +9,7 @@ from experiments.attacks_analysis import (
     ADD_TELEMETRY,
     ATTACKS,
     BROKEN,
+    BY_DESIGN,
     FORGE_TELEMETRY,
     INVALID,
     MODES,
@@ -37,7 +38,7 @@ RATES = Plot(
     "darker, the larger the share. Small: one end of the Wilson 95% interval, how small the share could be where all "
     "succeeded, how large where none did; packets of one trial share its circumstances, so it is somewhat optimistic. "
     "Judged from the victim's log, the collector's records and the attacker's capture. The control without protection "
-    "must succeed, or the run fails. AH and NULL encryption hide nothing, so that sniffing them succeeds is by design. "
+    "must succeed, or the run fails. By design: AH and NULL encryption hide nothing and do not claim to. "
     "Hatched, n/a: the transit device acts on nothing under a channel, and the collector has no record at all. Empty: "
     "not tried, as it would be the same with the cipher. A thick frame: an attack succeeded that must not. A question "
     "mark: nothing is shown.",
@@ -88,9 +89,8 @@ def _cell(axes: Any, column: int, row: int, outcome: Outcome) -> None:
         ha="center", va="center", fontsize=6, color=ink, bbox=plate, zorder=5,
     )  # fmt: skip
     if not unfit:
-        axes.text(
-            column, row + 0.25, _bound(outcome), ha="center", va="center", fontsize=4.8, color=ink, zorder=5,
-        )  # fmt: skip
+        note = "by design" if outcome.verdict == BY_DESIGN else _bound(outcome)
+        axes.text(column, row + 0.25, note, ha="center", va="center", fontsize=4.8, color=ink, zorder=5)
 
 
 def _bound(outcome: Outcome) -> str:

@@ -452,7 +452,7 @@ def _place(key: tuple[str, str, str]) -> tuple[int, int, str, str]:
 
 def channel_seconds(profile: Profile) -> float:
     """Return how long all repeats under channels are expected to take."""
-    events = 4 * EVENT_SECONDS + 2 * (profile.channel_rekey_seconds + 1.0)
+    events = 5 * EVENT_SECONDS + profile.rekey_seconds + profile.channel_rekey_seconds + 2.0
     return (len(MECHANISMS) - 1) * profile.channel_repeats * (START_SECONDS + events)
 
 

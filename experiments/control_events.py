@@ -242,7 +242,8 @@ class Events:
         assert channel is not None
         dtls = channel.protocol is ChannelProtocol.DTLS
         operator = Sessions(self.testbed, rate) if dtls else Operator(self.testbed, rate, vni=None)
-        return [self._rekey(rate, operator, self.context.profile.channel_rekey_seconds)]
+        profile = self.context.profile
+        return [self._rekey(rate, operator, profile.channel_rekey_seconds if rate else profile.rekey_seconds)]
 
     def _rekey(self, rate: int, operator: Operator | Sessions, seconds: float) -> Entry:
         with self.flows.running([BOTH_WAYS[0]], REKEY_INTERVAL) as flows:

@@ -19,8 +19,8 @@ OUTAGES = Plot(
     "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics interval. "
     "Dotted line: the sending interval, which is the resolution; triangles: not longer, with their number. 'nothing "
     "done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
-    "windows of all events together. Rows ESP and DTLS: the event of the row above under that channel, in networks of "
-    "their own and fewer of them.",
+    "windows of all events together. Rows ESP and DTLS: the event named above them under that channel, in networks of "
+    "their own and fewer of them; of three samples the interval is their range, which covers the median with 75%.",
 )
 ISOLATION = Plot(
     "control-isolation",
@@ -186,6 +186,7 @@ def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
     axes.set_xlim(left, high * 1.35)
     _plain_ticks(axes, left, high * 1.35)
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
+    _mark_channels(axes, lines)
     axes.set_ylim(len(lines) - 0.45, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -196,6 +197,16 @@ def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
             va="bottom", annotation_clip=False,
         )  # fmt: skip
     return drawing
+
+
+def _mark_channels(axes: Any, lines: Sequence[_Line]) -> None:
+    """Draw a line above each event that has rows of channels, and below them, and write their names smaller."""
+    channels = set(_CHANNELS.values())
+    for place, (line, text) in enumerate(zip(lines, axes.get_yticklabels(), strict=True)):
+        if line.label in channels:
+            text.set(fontsize=6.5, color="0.3")
+        elif place and any(near.label in channels for near in lines[place - 1 : place + 2]):
+            axes.axhline(place - 0.5, color="0.75", linewidth=0.5, zorder=1)
 
 
 def _strip_row(axes: Any, place: int, line: _Line, floor: float) -> None:
@@ -256,6 +267,11 @@ def _rekey(result: ControlResult) -> Any:
         for _, first, _ in names[1:]:
             axes.axvline(first - 0.65, color="0.6", linewidth=0.6)
     for name, first, last in names:
+        if name != OURS:
+            bottom.annotate(
+                "not\nmeasured", ((first + last) / 2, 0.5), xycoords=("data", "axes fraction"), ha="center",
+                va="center", fontsize=6, color="0.3",
+            )  # fmt: skip
         top.annotate(
             _CHANNELS.get(name, name), ((first + last) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
             textcoords="offset points", ha="center", fontsize=7,

@@ -32,7 +32,7 @@ class Profile:
     """At which of them TCP goodput is measured too; the ratio needs 0."""
     channel_repeats: int = 3
     """Repeats of the control-plane experiment under each channel, with fewer events than under our mechanism."""
-    channel_rekey_seconds: float = 3.0
+    channel_rekey_seconds: float = 4.0
     """How long a flow is watched there while keys are replaced: DTLS makes a session a second at most."""
     growth_sizes: tuple[int, ...] = (10, 30, 100)
     """Numbers of simulated NVEs with which the growth of the control plane is measured."""

@@ -52,7 +52,8 @@ class Repeat:
         """Write down an event that begins now; what is 150 ms before the end of its flows is in its window."""
         entry = {
             "mechanism": self.mechanism, "repeat": self.number, "place": len(self.events), "event": name,
-            "begin_ns": self.now, "end_ns": self.now + (length_ms - 150) * MS, "interval": 0.004, "flows": flows, "missing": None, **details,
+            "begin_ns": self.now, "end_ns": self.now + (length_ms - 150) * MS, "interval": 0.004, "flows": flows,
+            "missing": None, **details,
         }  # fmt: skip
         self.events.append(entry)
         self.now += 10 * SECOND
