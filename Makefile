@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
-.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench bench-setup bench-core bench-control lint doctor cli clean clean-results
+AUDIT_ARGS ?=
+.PHONY: help setup experiment plots test test-fast break-invariants fuzz bench bench-setup bench-core bench-control audit lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
 # quick: some twelve minutes on two cores; paper: more repeats.
@@ -38,7 +39,7 @@ break-invariants: setup ## Break each security invariant in a copy and see that 
 
 fuzz: setup ## Fuzz everything that reads strangers' bytes, guided by coverage; FUZZ_SECONDS=60 for each target
 	@$(PYTHON_VENV) -c 'import atheris' 2>/dev/null || $(PYTHON_VENV) -m pip install -q --no-deps atheris==3.0.0
-	@for target in parser opener ipsec transit inner nve netlink; do \
+	@for target in parser opener ipsec transit inner nve netlink audit; do \
 		$(PYTHON_VENV) -m tests.geneve.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 bench: setup ## Our NVE beside OpenVPN, WireGuard, fastd and others, in one run; PROFILE=quick or paper (root)
@@ -52,6 +53,10 @@ bench-core: setup ## What sealing, opening and refusing a packet cost, beside th
 
 bench-control: setup ## What the NVA costs with 10, 100 and 1000 simulated nodes on real TLS connections (no root)
 	@$(PYTHON_VENV) -m experiments.control_scale $(BENCH_ARGS)
+
+audit: setup ## Judge a scenario or anybody's capture against SEC-OP-1 to 10; FILE=... AUDIT_ARGS='--html a.html'
+	@test -n "$(FILE)" || { echo "audit: say which file: make audit FILE=capture.pcap"; exit 2; }
+	@$(PYTHON_VENV) -m experiments.audit "$(FILE)" $(AUDIT_ARGS)
 
 lint: setup ## Style and types: ruff and mypy
 	@$(PYTHON_VENV) -m ruff check .

@@ -18,6 +18,7 @@ from experiments import (
     telemetry_analysis,
     telemetry_plots,
 )
+from experiments.conformance import section as conformance
 from experiments.dataplane import flood_analysis, flood_plots, scale, scale_analysis, scale_plots
 from experiments.mechanism import analysis as mechanism_analysis
 from experiments.mechanism.probes import PROBES
@@ -61,6 +62,12 @@ def _run_telemetry(context: Context) -> None:
 
 def _run_mechanism(context: Context) -> None:
     from experiments.mechanism.live import run
+
+    run(context)
+
+
+def _run_conformance(context: Context) -> None:
+    from experiments.conformance.live import run
 
     run(context)
 
@@ -297,6 +304,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "mechanism", "mechanism-confidentiality", "SEC-GEN-1 to 17, each with a crippled twin",
             _mechanism_seconds, _run_mechanism, _mechanism_section,
+        ),
+        Experiment(
+            "conformance", "mechanism-confidentiality", "the draft's own tables: every requirement, each mechanism",
+            lambda _: conformance.seconds(), _run_conformance, conformance.section,
         ),
         Experiment(
             "control", "control-plane", "convergence, failures, moves, revocation and rekeying under load",

@@ -67,7 +67,7 @@ class NveConfig(StrictModel):
 
     name: Name
     channel: Channel | None = None
-    ipsec: Literal["auto", "kernel", "user-space"] = "auto"
+    ipsec: Literal["user-space", "kernel", "auto"] = "user-space"
     credentials: Credentials | None = None
     underlay: Underlay
     vnis: tuple[LocalVni, ...] = Field(min_length=1)

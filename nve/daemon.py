@@ -81,7 +81,8 @@ class NveDaemon:
         self._timers_late = -math.inf
         with contextlib.ExitStack() as opened:
             opened.callback(self._poller.close)
-            self._underlay = make_underlay(config)
+            opened.callback(self._mechanism.close)
+            self._underlay = make_underlay(config, self._mechanism)
             opened.callback(self._underlay.close)
             for local in config.vnis:
                 bridge = self._bridges[local.vni] = TenantBridge(local.vni, local.ports, config.offloads)

@@ -70,6 +70,7 @@ class Dataplane:
         on_demand = self._on_demand = on_demand or not self._mechanism.keyed
         self._presence = presence or Presence()
         self._next_expiry = math.inf
+        self._peers: dict[str, str] = {}
         self._outbound: AssociationStore[OutboundEnd] = AssociationStore(self._mechanism.outbound, key_log)
         self._inbound: AssociationStore[InboundEnd] = AssociationStore(self._mechanism.inbound, key_log)
         self._encapsulator = Encapsulator(
@@ -102,13 +103,15 @@ class Dataplane:
         self.expire(now)
         self._drop_stale(now)
         prepared = self._prepare(state, now)
+        self._peers = {nve.name: nve.address for nve in state.nves}
+        self._mechanism.hold(usable(prepared.outbound)[0], usable(prepared.inbound)[0], self._peers)
         before = self._applied
         self._swap(prepared.applied)
         self._outbound.commit(prepared.outbound)
         self._inbound.commit(prepared.inbound)
         self._encapsulator.forget_associations(prepared.outbound)
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
-        self._mechanism.apply({nve.name: nve.address for nve in state.nves}, state.profiles, now)
+        self._mechanism.apply(self._peers, state.profiles, now)
         self._presence.set_learned((vni for vni, network in self.networks.items() if network.learned), now)
         self._targets_changed(now)
         return self._release(before, now)
@@ -186,6 +189,7 @@ class Dataplane:
         outbound, inbound = self._outbound.expire(now), self._inbound.expire(now)
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
         self.counters["associations_expired"] += len(outbound) + len(inbound)
+        self._mechanism.hold(self._outbound.ends(), self._inbound.ends(), self._peers)
         applied = self._applied
         applied.forget_flows()
         if inbound:

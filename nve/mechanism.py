@@ -6,11 +6,14 @@ import logging
 
 from geneve.control.channel import ChannelProtocol
 from geneve.control.tls import TlsFiles
+from geneve.errors import ConfigError
 from geneve.security.signature import SourceSigner
 from nve.config import NveConfig
-from nve.dtls.link import SessionEvent
+from nve.dtls.link import Established, Failed, SessionEvent
 from nve.dtls.mechanism import Dtls
 from nve.dtls.sessions import DtlsSessions
+from nve.ipsec import xfrm
+from nve.ipsec.kernel import KernelIpsec
 from nve.ipsec.mechanism import Ipsec
 from nve.protection import Mechanism
 from nve.raw_underlay import RawSockets
@@ -29,7 +32,20 @@ def make_mechanism(config: NveConfig, signer: SourceSigner) -> Mechanism:
     if channel.protocol is ChannelProtocol.DTLS:
         sessions = DtlsSessions(config.name, underlay.address, _credentials(config), underlay.mtu)
         return Dtls(channel, sessions, _log_session)
+    missing = _kernel_lacks(config)
+    if missing is None:
+        return KernelIpsec(channel, underlay.address, xfrm.run_lines)
+    if config.ipsec == "kernel":
+        raise ConfigError(f"key 'ipsec': the kernel's IPsec cannot be used ({missing}); set it to 'user-space'.")
+    log.info("IPsec in user space: %s", missing)
     return Ipsec(channel, underlay.address)
+
+
+def _kernel_lacks(config: NveConfig) -> str | None:
+    """Return why the kernel's ESP or AH is not used, None where it is."""
+    if config.ipsec == "user-space" or config.channel is None:
+        return "so configured"
+    return xfrm.find_missing(config.channel) or None
 
 
 def _credentials(config: NveConfig) -> TlsFiles:
@@ -39,13 +55,18 @@ def _credentials(config: NveConfig) -> TlsFiles:
 
 
 def _log_session(event: SessionEvent) -> None:
-    log.info("%s", event)
+    if isinstance(event, Established):
+        role = "client" if event.client else "server"
+        log.info("DTLS session with %s (%s), after %.1f ms", event.peer, role, 1e3 * event.seconds)
+    else:
+        what = "handshake failed" if isinstance(event, Failed) else "session ended"
+        log.warning("DTLS with %s: %s: %s", event.peer, what, event.reason)
 
 
-def make_underlay(config: NveConfig) -> UnderlaySockets | RawSockets:
+def make_underlay(config: NveConfig, mechanism: Mechanism) -> UnderlaySockets | RawSockets:
     """Return the sockets; UnderlayError when they cannot be had."""
     underlay, channel = config.underlay, config.channel
-    if channel is not None and channel.ip_protocol is not None:
+    if channel is not None and channel.ip_protocol is not None and not isinstance(mechanism, KernelIpsec):
         return RawSockets(underlay.address, channel.ip_protocol, underlay.interface)
     return UnderlaySockets(
         underlay.address, underlay.port, underlay.source_ports, underlay.interface, config.offloads

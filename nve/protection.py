@@ -116,6 +116,12 @@ class Mechanism(Protocol):
     def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
         """Take over the other NVEs, name and address, and the profiles in force."""
 
+    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
+        """Be told of all ends before they are used; ConfigError when somebody else, who has to, cannot hold them."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
     def want(self, peer: str, now: float) -> None:
         """Agree on keys with a peer, which frames wait for; only where ``keyed`` is false."""
 

@@ -63,6 +63,12 @@ class SecurityOptions:
     def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
         """Do nothing: all there is to know comes with the associations."""
 
+    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
+        """Do nothing: nobody else has to hold anything."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is left behind."""
+
     def want(self, peer: str, now: float) -> None:
         """Do nothing: the NVA is asked for keys."""
 

@@ -23,6 +23,7 @@ from geneve.security.carriage import OptionSize
 from geneve.tags import TAG_CLASS, TAG_OPTION_SIZE, TAG_TYPE
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
 from topologies.profiles import BUILT_IN_PROFILES, FULL_PROTECTION, NO_PROTECTION, OURS
+from topologies.risks import RiskAnalysis
 from topologies.scenario_types import Ipv4Interface, Ipv6Interface, NodeName
 
 NVA_NAME = "nva"
@@ -167,17 +168,19 @@ class Scenario(StrictModel):
     ``policy`` are rules that come before each tenant's own profile. ``keys``: made when an NVE has something to send
     (``on-demand``), or at the start for all that policy permits (``all``). ``key_log`` has the NVEs write all keys to
     files of the run, for demonstrations with a dissector; never use it with traffic that matters. ``offloads`` that
-    are false are switched off at all nodes; the others are used where the kernel has them.
+    are false are switched off at all nodes; the others are used where the kernel has them. ``risks`` is the operator's
+    risk analysis, for the audit; nothing in the network acts on it.
 
     ``mechanism``: ``ours``, with a profile for each tenant and in rules, ``none`` for plain Geneve, or the name of a
     channel's profile, which then protects all that NVEs send; tenants need no ``profile`` there. ``ipsec``: whether
-    the kernel's ESP and AH are used where there are any (``auto``), or must be (``kernel``), or our own.
+    our own ESP and AH are used (same data path as all else), or the kernel's, or the kernel's where there are any
+    (``auto``).
     """
 
     name: Name
     description: str = ""
     mechanism: Name = OURS
-    ipsec: Literal["auto", "kernel", "user-space"] = "auto"
+    ipsec: Literal["user-space", "kernel", "auto"] = "user-space"
     underlay: Underlay
     nva: Attachment
     nves: dict[NodeName, Attachment] = Field(min_length=1)
@@ -189,6 +192,7 @@ class Scenario(StrictModel):
     key_log: bool = False
     offloads: Offloads = Offloads()
     tenants: dict[Name, Tenant] = Field(min_length=1)
+    risks: RiskAnalysis | None = None
 
     @property
     def channel(self) -> Channel | None:

@@ -49,6 +49,7 @@ def first_fault(scenario: Scenario) -> str | None:
         _check_groups,
         _check_group_policy,
         _check_sizes,
+        _check_risks,
     )
     for check in checks:
         fault = check(scenario)
@@ -356,4 +357,11 @@ def _check_sizes(scenario: Scenario) -> str | None:
                 f"key 'underlay.mtu': {scenario.underlay.mtu} leaves {mtu} bytes for tenant '{name}', and "
                 f"IPv{version} needs {MIN_MTU[version]}; raise it."
             )
+    return None
+
+
+def _check_risks(scenario: Scenario) -> str | None:
+    for name in scenario.risks.tenants if scenario.risks is not None else ():
+        if name not in scenario.tenants:
+            return f"key 'risks.tenants.{name}': there is no tenant of this name; correct it or remove the entry."
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.conformance.configurations import Configuration, configurations
+from experiments.conformance.configurations import Configuration, configurations, scenario_of
 from experiments.conformance.draft import BY_NAME, GEN, MECHANISMS, OP, REQUIREMENTS, Requirement, judgement
 from experiments.conformance.explanations import explain
 from experiments.conformance.verdicts import Agreement, Decision, Trial, Verdict, agreement, decide
@@ -20,8 +20,7 @@ from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import Finding, Probe, Weight
 from experiments.mechanism.probes import PROBES
 from experiments.tables import write_csv
-from topologies.scenario import NO_PROTECTION
-from topologies.scenario_file import load_scenario
+from topologies.profiles import NO_PROTECTION
 
 NAME = "conformance"
 REFUSED = "refused"
@@ -58,20 +57,23 @@ def analyse(
 ) -> ConformanceResult:
     """Judge all evidence of a run. ``series`` are those that the run has tried."""
     trials: Trials = {}
+    planted: list[Planted] = []
     if GEN in series:
         for probe in probes:
             for mechanism in mechanisms:
                 found = [_try(run, probe, entry) for entry in _plan(probe, mechanism)]
                 trials.setdefault((f"{GEN}-{probe.requirement}", mechanism), []).extend(found)
     if OP in series:
-        for key, found in read_deployments(run).items():
-            trials.setdefault(key, []).extend(found)
+        deployments, planted = read_deployments(run)
+        trials.update(deployments)
     wanted = [requirement for requirement in REQUIREMENTS if requirement.series in series]
-    return conclude(trials, wanted, mechanisms)
+    result = conclude(trials, wanted, mechanisms)
+    _check_planted(planted, result)
+    return result
 
 
 def _plan(probe: Probe, mechanism: str) -> tuple[Configuration, ...]:
-    return configurations(probe, mechanism, load_scenario(probe.scenario))
+    return configurations(probe, mechanism, scenario_of(probe.scenario))
 
 
 def _try(run: Path, probe: Probe, configuration: Configuration) -> Trial:
@@ -91,13 +93,24 @@ def _try(run: Path, probe: Probe, configuration: Configuration) -> Trial:
 # --- deployments -------------------------------------------------------------------------------------
 
 
-def deployment_line(requirement: str, mechanism: str, trial: Trial) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A deployment in which ``fault`` was planted, so that ``requirement`` must be found violated."""
+
+    requirement: str
+    mechanism: str
+    fault: str
+    trial: Trial
+
+
+def deployment_line(requirement: str, mechanism: str, trial: Trial, planted: str = "") -> dict[str, Any]:
     """Return one line of DEPLOYMENTS: a deployment judged for a requirement under a mechanism.
 
-    ``trial.probe`` is the deployment's name, ``trial.configuration`` the profile it ran under.
+    ``trial.probe`` is the deployment's name, ``trial.configuration`` the profile it ran under. ``planted`` names the
+    fault that was planted against the requirement: such a line is a negative control and part of no verdict.
     """
     return {
-        "requirement": requirement, "mechanism": mechanism, "deployment": trial.probe,
+        "requirement": requirement, "mechanism": mechanism, "planted": planted, "deployment": trial.probe,
         "configuration": trial.configuration, "capture": trial.capture, "inapplicable": trial.inapplicable,
         "fault": trial.fault,
         "findings": [
@@ -108,25 +121,43 @@ def deployment_line(requirement: str, mechanism: str, trial: Trial) -> dict[str,
     }  # fmt: skip
 
 
-def read_deployments(run: Path) -> Trials:
-    """Return the trials of DEPLOYMENTS; nothing where there is no such file. ValueError on a damaged line."""
+def read_deployments(run: Path) -> tuple[Trials, list[Planted]]:
+    """Return the trials of DEPLOYMENTS and its negative controls; nothing without such a file.
+
+    ValueError on a damaged line.
+    """
     path = run / "raw" / NAME / DEPLOYMENTS
     found: Trials = {}
+    planted: list[Planted] = []
     if not path.exists():
-        return found
+        return found, planted
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
             if entry["requirement"] not in BY_NAME or entry["mechanism"] not in MECHANISMS:
                 raise ValueError("unknown requirement or mechanism")
+            fault = str(entry["planted"])
             trial = Trial(
                 entry["deployment"], entry["configuration"], tuple(_finding(item) for item in entry["findings"]),
                 entry["capture"], (), entry["inapplicable"], entry["fault"],
             )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-        found.setdefault((entry["requirement"], entry["mechanism"]), []).append(trial)
-    return found
+        if fault:
+            planted.append(Planted(entry["requirement"], entry["mechanism"], fault, trial))
+        else:
+            found.setdefault((entry["requirement"], entry["mechanism"]), []).append(trial)
+    return found, planted
+
+
+def _check_planted(planted: Iterable[Planted], result: ConformanceResult) -> None:
+    """A judge that does not see a fault that was planted proves nothing by seeing none."""
+    for entry in planted:
+        where = f"conformance: the planted fault '{entry.fault}' against {entry.requirement} under {entry.mechanism}"
+        if entry.trial.void:
+            result.failures.append(f"{where} could not be judged: {entry.trial.void}")
+        elif not entry.trial.failed:
+            result.failures.append(f"{where} is not noticed")
 
 
 def _finding(item: Mapping[str, Any]) -> Finding:
@@ -215,7 +246,7 @@ def _evidence(decision: Decision) -> str:
     missing = dict.fromkeys(text for trial in decision.trials for text in trial.missing)
     texts.append("tried: " + ", ".join(decision.configurations))
     if missing:
-        texts.append("it has no " + ", no ".join(missing))
+        texts.append("settings without a counterpart: " + ", ".join(missing))
     return "; ".join(dict.fromkeys(texts))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from experiments.mechanism.probe import Probe
 from geneve.control.channel import Channel, ChannelProtocol, Cipher, Encapsulation
@@ -20,7 +21,9 @@ from geneve.control.profile import (
 )
 from geneve.control.rules import Action
 from geneve.header import HeaderField
-from topologies.scenario import FULL_PROTECTION, NO_PROTECTION, Scenario
+from topologies.profiles import FULL_PROTECTION, NO_PROTECTION
+from topologies.scenario import Scenario
+from topologies.scenario_file import load_scenario
 
 OURS = "ours"
 WORTH_READING = frozenset({2, 3, 4, 5, 8, 9, 10, 11, 12, 13})
@@ -49,6 +52,12 @@ class Configuration:
     profile: Profile | None = None
     missing: tuple[str, ...] = field(default=())
     alone: bool = False
+
+
+@lru_cache(maxsize=32)
+def scenario_of(probe_scenario: str) -> Scenario:
+    """Return a probe's scenario, read once."""
+    return load_scenario(probe_scenario)
 
 
 def configurations(probe: Probe, mechanism: str, scenario: Scenario) -> tuple[Configuration, ...]:

@@ -9,15 +9,15 @@ from typing import Any
 from matplotlib.patches import Patch, Rectangle
 
 from experiments.conformance.analysis import ConformanceResult
-from experiments.conformance.draft import BY_NAME, OP, Requirement, judgement
+from experiments.conformance.draft import BY_NAME, GEN, OP, Requirement, judgement
 from experiments.conformance.verdicts import Agreement, Verdict, agreement
-from experiments.plotting import Plot, figure, save
+from experiments.plotting import COLUMN_INCHES, Plot, figure, save
 
 # Lightness falls from met to not met, so that the colours keep their order in grey.
 _LOOKS = {
-    Verdict.MET: ("#b7dfc0", "●"),
-    Verdict.IN_PART: ("#f3d98b", "◐"),
-    Verdict.NOT_MET: ("#d98880", "○"),
+    Verdict.MET: ("#c9e8cf", "●"),
+    Verdict.IN_PART: ("#dfb95a", "◐"),
+    Verdict.NOT_MET: ("#bf675e", "○"),
     Verdict.NOT_APPLICABLE: ("#ffffff", "-"),
     Verdict.VOID: ("#ffffff", "?"),
 }
@@ -26,67 +26,81 @@ _SECTIONS = {
     "5.1.1": "sniffing", "5.1.2": "sniffing", "5.2.1": "injection", "5.2.2": "injection", "5.4.1": "replay",
     "5.4.2": "replay", "5.5.1": "management", "5.5.2": "management",
 }  # fmt: skip
-_ROW, _GAP = 0.2, 0.6
-"""Height of a row in inches, and of the room between sections in rows."""
+_ROW, _GAP = 0.19, 1.15
+"""Height of a row in inches, and of the step from a section's last row to the next heading, in rows."""
+_NUMBERS, _TITLES = -7.1, -5.75
+"""Where requirements' numbers and titles begin, in widths of a cell left of the first."""
+
+_CAPTION = (
+    "● met, ◐ met in part, ○ not met, - not applicable. Small letters: what the draft's appendix says (it judges ESP "
+    "and AH together, as IPsec); a thick frame: the verdict differs from it, and the table of findings says why. "
+    "* SHOULD or SHOULD NOT, all others MUST."
+)
 
 
 def draw(result: ConformanceResult, folder: Path) -> list[Plot]:
     """Draw the grid; nothing when there is no cell."""
-    names = list(dict.fromkeys(requirement for requirement, _ in result.decisions))
-    if not names:
+    requirements = [BY_NAME[name] for name in dict.fromkeys(requirement for requirement, _ in result.decisions)]
+    if not requirements:
         return []
+    save(_grid(result, [requirements]), folder, "conformance")
+    plots = [Plot("conformance", "Requirements and mechanisms", _CAPTION)]
+    halves = [[entry for entry in requirements if entry.series == series] for series in (GEN, OP)]
+    if all(halves):
+        save(_grid(result, halves), folder, "conformance-wide")
+        plots.append(Plot("conformance-wide", "The same, side by side", "For slides."))
+    return plots
+
+
+def _grid(result: ConformanceResult, panels: Sequence[Sequence[Requirement]]) -> Any:
+    """Draw requirements one below the other, in panels side by side."""
     mechanisms = list(dict.fromkeys(mechanism for _, mechanism in result.decisions))
-    save(_grid(result, [BY_NAME[name] for name in names], mechanisms), folder, "conformance")
-    return [
-        Plot(
-            "conformance", "Requirements and mechanisms", "● met, ◐ met in part, ○ not met, - not applicable. Small "
-            "letters: what the draft's appendix says (it judges ESP and AH together, as IPsec); a thick frame: the "
-            "verdict differs from it, and the table of findings says why. * SHOULD, all others MUST.",
-        )
-    ]  # fmt: skip
+    height = max(max(_places(panel)[0].values()) for panel in panels) + 1
+    drawing, axes = figure(_ROW * (height + 3.5), columns=len(panels), squeeze=False)
+    drawing.set_figwidth(COLUMN_INCHES * len(panels))
+    for place, panel in enumerate(panels):
+        _panel(axes[0][place], result, panel, mechanisms, height)
+    _legend(drawing, result, columns=2 * len(panels))
+    return drawing
 
 
-def _grid(result: ConformanceResult, requirements: Sequence[Requirement], mechanisms: Sequence[str]) -> Any:
+def _panel(
+    axes: Any, result: ConformanceResult, requirements: Sequence[Requirement], mechanisms: Sequence[str], height: float
+) -> None:
     places, headings = _places(requirements)
-    height = max(places.values()) + 1
-    drawing, axes = figure(_ROW * (height + 3.2))
     for requirement in requirements:
         row = places[requirement.name]
         mark = "" if requirement.level == "MUST" else "*"
         series = "OP" if requirement.series == OP else "GEN"
-        axes.text(-2.62, row, f"{series}-{requirement.number}{mark}", va="center", ha="left", fontsize=6)
-        axes.text(-0.62, row, requirement.title, va="center", ha="right", fontsize=4.6, clip_on=False)
+        axes.text(_NUMBERS, row, f"{series}-{requirement.number}{mark}", va="center", fontsize=5.5)
+        axes.text(_TITLES, row, requirement.title, va="center", fontsize=5)
         for column, mechanism in enumerate(mechanisms):
             _draw_cell(axes, result, requirement.name, mechanism, column, row)
     for row, heading in headings:
-        axes.text(-2.62, row, heading, va="center", ha="left", fontsize=6, style="italic")
-    axes.set_xlim(-2.65, len(mechanisms) - 0.45)
-    axes.set_ylim(height - 0.4, -1.6)
+        axes.text(_NUMBERS, row, heading, va="center", fontsize=5.5, style="italic")
+    axes.set_xlim(_NUMBERS - 0.05, len(mechanisms) - 0.45)
+    axes.set_ylim(height - 0.4, -0.6)
     axes.set_xticks(range(len(mechanisms)), [_NAMES.get(name, name) for name in mechanisms])
     axes.xaxis.tick_top()
-    axes.tick_params(length=0, pad=0)
+    axes.tick_params(length=0, pad=0, labelsize=6.5)
     axes.set_yticks([])
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    _legend(drawing, result)
-    return drawing
 
 
 def _places(requirements: Sequence[Requirement]) -> tuple[dict[str, float], list[tuple[float, str]]]:
     """Return each requirement's row, and the headings of the sections in the rows between."""
     places: dict[str, float] = {}
     headings: list[tuple[float, str]] = []
-    row, last = -1.0, ""
+    row, last = -_GAP, ""
     for requirement in requirements:
         if requirement.section != last:
-            row += _GAP if last else 0.0
-            kind = "deployments" if requirement.series == OP else "mechanisms"
-            headings.append((row, f"{kind}: {_SECTIONS[requirement.section]} ({requirement.section})"))
-            row += 0.95
+            row += _GAP
+            kind = "deployment" if requirement.series == OP else "mechanism"
+            headings.append((row, f"{kind}: {_SECTIONS[requirement.section]} (section {requirement.section})"))
             last = requirement.section
-        else:
-            row += 1
+        row += 1
         places[requirement.name] = row
     return places, headings
 
@@ -102,16 +116,16 @@ def _draw_cell(
         Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, facecolor=colour, edgecolor="0" if differs else "0.6",
                   linewidth=1.3 if differs else 0.3, zorder=3 if differs else 2)
     )  # fmt: skip
-    axes.text(column, row, symbol, ha="center", va="center", fontsize=7, zorder=4, family="DejaVu Sans")
+    axes.text(column - 0.08, row, symbol, ha="center", va="center", fontsize=7, zorder=4)
     if said is not None:
-        axes.text(column + 0.4, row - 0.38, said.letter, ha="right", va="top", fontsize=4.5, zorder=4)
+        axes.text(column + 0.42, row - 0.37, said.letter, ha="right", va="top", fontsize=4, zorder=4)
 
 
-def _legend(drawing: Any, result: ConformanceResult) -> None:
+def _legend(drawing: Any, result: ConformanceResult, columns: int) -> None:
     present = [verdict for verdict in _LOOKS if any(d.verdict is verdict for d in result.decisions.values())]
     handles = []
     for verdict in present:
         colour, symbol = _LOOKS[verdict]
         handles.append(Patch(facecolor=colour, edgecolor="0.6", linewidth=0.3, label=f"{symbol} {verdict.value}"))
     handles.append(Patch(facecolor="1", edgecolor="0", linewidth=1.3, label="differs from the draft"))
-    drawing.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=6)
+    drawing.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=6)

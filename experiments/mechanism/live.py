@@ -215,7 +215,7 @@ def _run_scenario(context: Context, name: str, probes: Sequence[Probe]) -> None:
     scenario = _load(context, name, probes)
     with ExitStack() as stack:
         testbed = stack.enter_context(started(context, scenario, name))
-        eve = _start_eve(context, testbed, name, stack)
+        eve = start_eve(context, testbed, name, stack)
         for probe in probes:
             for twin in (0, _number(probe)):
                 tenant = twin_name(probe.tenant, twin) if twin else probe.tenant
@@ -225,10 +225,10 @@ def _run_scenario(context: Context, name: str, probes: Sequence[Probe]) -> None:
                 with Hosts(testbed, folder) as hosts:
                     bench = Bench(context, testbed, hosts, tenant, probe.tenant, f"{probe.name}-{kind}",
                                   folder, twin, eve)  # fmt: skip
-                    _act(probe, bench)
+                    act(probe, bench, context.captures() / f"{probe.requirement:02}-{bench.label}.pcap")
 
 
-def _start_eve(context: Context, testbed: Testbed, name: str, stack: ExitStack) -> Program | None:
+def start_eve(context: Context, testbed: Testbed, name: str, stack: ExitStack) -> Program | None:
     """Put the on-path attacker's relay in the place of her bridge, as in the attacks experiment."""
     if EVE not in testbed.scenario.attackers or testbed.scenario.attackers[EVE].attach is not None:
         return None
@@ -253,8 +253,8 @@ def _capture_place(testbed: Testbed) -> tuple[Any, str]:
     return testbed.node(first), testbed.interface(first, testbed.scenario.nves[first].attach)
 
 
-def _act(probe: Probe, bench: Bench) -> None:
-    path = bench.context.captures() / f"{probe.requirement:02}-{bench.label}.pcap"
+def act(probe: Probe, bench: Bench, path: Path) -> None:
+    """Let a probe act while all that passes is captured in ``path``, and keep its evidence in the bench's folder."""
     node, interface = _capture_place(bench.testbed)
     before, known = bench.stats(), _associations(bench)
     with Capture(node, interface, path, CAPTURE_FILTER, _CAPTURE_LIMIT):

@@ -184,7 +184,7 @@ class Link:
         """Return when :meth:`tick` has something to do next; infinity when never."""
         if self._outgoing:
             return -math.inf
-        times = [until for _, until in self._draining]
+        times = [min(until, self._expires_at(session)) for session, until in self._draining]
         times.append(self._switch_at)
         current, pending = self.current, self._pending
         if current is not None:
@@ -336,7 +336,10 @@ class Link:
         self._around.tell(Ended(self.name, reason))
 
     def _drop(self, session: DtlsSession) -> None:
-        self._draining = [item for item in self._draining if item[0] is not session]
+        kept = [item for item in self._draining if item[0] is not session]
+        if len(kept) == len(self._draining):
+            return  # it went meanwhile
+        self._draining = kept
         self._retire(session)
         if self.sending is session:
             self._switch()

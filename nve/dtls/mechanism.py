@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from geneve.control.channel import Channel
 from geneve.control.profile import Profile
 from geneve.control.state import Association
-from geneve.security.association import InboundEnd
+from geneve.security.association import InboundEnd, OutboundEnd
 from nve.datagrams import Datagram
 from nve.dtls.link import SessionEvent
 from nve.dtls.sealer import DtlsSealer
@@ -56,6 +56,12 @@ class Dtls:
     def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
         """Have sessions with these peers only, under the one profile there is; without a profile, with nobody."""
         self._sessions.apply(peers, next(iter(profiles), None), now)
+
+    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
+        """Do nothing: nobody else has to hold anything."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is left behind."""
 
     def want(self, peer: str, now: float) -> None:
         """Shake hands with a peer, which frames wait for."""

@@ -12,8 +12,8 @@ old session stays until the handshake is complete, which only the holder of the 
 Rekeying is a new session, not renegotiation: after the profile's ``rekey_seconds`` or ``soft_limit``, sent or received.
 Nothing is lost by it, since both sessions open for some seconds. The client sends under the new one as soon as that is
 complete: the server is complete before. The server waits until the client has used it, or has been silent for a second,
-since the handshake's last flight, its own, may have been lost; while the client uses the old one it stays. ``lifetime_seconds`` and ``hard_limit`` end a session with or
-without another one: fail closed.
+since the handshake's last flight, its own, may have been lost; while the client uses the old one it stays.
+``lifetime_seconds`` and ``hard_limit`` end a session with or without another one: fail closed.
 
 Which session a record is of. A peer is known by its outer address; ports carry entropy only. DTLS 1.2 records have no
 name of a session in them: data are opened by the newest session, and while there is an older one still by whichever

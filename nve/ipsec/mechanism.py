@@ -9,7 +9,7 @@ from geneve.control.channel import Channel
 from geneve.control.profile import Profile
 from geneve.control.state import Association
 from geneve.header import BASE_HEADER_SIZE
-from geneve.security.association import InboundEnd
+from geneve.security.association import InboundEnd, OutboundEnd
 from nve.datagrams import Datagram
 from nve.ipsec.opener import IpsecOpener
 from nve.ipsec.sa import InboundSa, OutboundSa
@@ -17,8 +17,8 @@ from nve.ipsec.sealer import IpsecSealer
 from nve.protection import Chosen, Use
 
 
-class Ipsec:
-    """One security association for each direction of a pair of NVEs, and one for each sender to a multicast group.
+class IpsecKeys:
+    """What any implementation of IPsec has in common: keys come with associations, and nothing else is ever due.
 
     ``address`` is this NVE's own, as text. Nothing passes in clear: the policy of RFC 4301 has one entry, PROTECT.
     """
@@ -33,6 +33,33 @@ class Ipsec:
     def channel(self) -> Channel:
         """The channel that every profile must have."""
         return self._channel
+
+    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
+        """Do nothing: all there is to know comes with the associations."""
+
+    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
+        """Do nothing: nobody else has to hold anything."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is left behind."""
+
+    def want(self, peer: str, now: float) -> None:
+        """Do nothing: the NVA is asked for keys."""
+
+    def run_due(self, now: float) -> list[Datagram]:  # noqa: ARG002
+        """Return nothing: the protocol has nothing to say of its own."""
+        return []
+
+    def next_deadline(self) -> None:
+        """Return None: nothing is ever due."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the protocol and its choices."""
+        return {"name": self._channel.protocol.value, "channel": self._channel.model_dump(mode="json")}
+
+
+class Ipsec(IpsecKeys):
+    """One security association for each direction of a pair of NVEs, and one for each sender to a multicast group."""
 
     def outbound(self, association: Association, profile: Profile) -> OutboundSa:
         """Return the sender's end; ValueError when the association does not make sense."""
@@ -56,20 +83,6 @@ class Ipsec:
         sealer.check_room(use.options)
         return sealer
 
-    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
-        """Do nothing: all there is to know comes with the associations."""
-
-    def want(self, peer: str, now: float) -> None:
-        """Do nothing: the NVA is asked for keys."""
-
-    def run_due(self, now: float) -> list[Datagram]:  # noqa: ARG002
-        """Return nothing: the protocol has nothing to say of its own."""
-        return []
-
-    def next_deadline(self) -> None:
-        """Return None: nothing is ever due."""
-
     def document(self) -> dict[str, Any]:
         """Return the protocol, its choices, and whose implementation it is."""
-        return {"name": self._channel.protocol.value, "implementation": "user space",
-                "channel": self._channel.model_dump(mode="json")}  # fmt: skip
+        return {**super().document(), "implementation": "user space"}

@@ -67,17 +67,18 @@ def add_lines(sas: Iterable[KernelSa]) -> list[str]:
     """
     held = list(sas)
     return [_state(sa) for sa in held] + list(
-        dict.fromkeys(f"xfrm policy add {_policy(sa)} {_template(sa)}" for sa in held)
+        # update, since a pair that is rekeyed has its policy already
+        dict.fromkeys(f"xfrm policy update {_policy(sa)} {_template(sa)}" for sa in held)
     )
 
 
-def delete_lines(sas: Iterable[KernelSa]) -> list[str]:
-    """Return the lines that remove what :func:`add_lines` installed.
+def delete_lines(sas: Iterable[KernelSa], kept: Iterable[KernelSa] = ()) -> list[str]:
+    """Return the lines that remove what :func:`add_lines` installed, but for policies that ``kept`` ones need.
 
     Policies go last: until then the kernel drops, instead of letting anything pass in clear (design invariant 6).
     """
-    held = list(sas)
-    policies = dict.fromkeys(f"xfrm policy delete {_policy(sa)}" for sa in held)
+    held, needed = list(sas), {_policy(sa) for sa in kept}
+    policies = dict.fromkeys(f"xfrm policy delete {_policy(sa)}" for sa in held if _policy(sa) not in needed)
     return [f"xfrm state delete {sa.identity}" for sa in held] + list(policies)
 
 

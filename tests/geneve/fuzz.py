@@ -18,7 +18,7 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 def main() -> int:
     """Fuzz one target until something raises or the time is over."""
     parser = argparse.ArgumentParser(prog="tests.geneve.fuzz", description=__doc__)
-    parser.add_argument("target", help="a folder of the corpus: parser, opener, ipsec, transit, inner, nve, control")
+    parser.add_argument("target", help="a folder of the corpus, such as parser or audit")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--new", type=Path, help="where inputs that reach something new are kept (default: the corpus)")
     options = parser.parse_args()
@@ -28,7 +28,7 @@ def main() -> int:
         print("tests.geneve.fuzz: atheris is not installed; run '.venv/bin/pip install atheris'.", file=sys.stderr)
         return 2
     # Only what is ours is instrumented, and so it is imported only now.
-    with atheris.instrument_imports(include=["geneve", "nve", "transit"]):
+    with atheris.instrument_imports(include=["geneve", "nve", "transit", "experiments"]):
         from tests.geneve.fuzz_targets import TARGETS
     corpus = CORPUS / options.target
     folders = [str(options.new), str(corpus)] if options.new else [str(corpus)]

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.audit.capture_audit import audit_capture
+from experiments.audit.evaluation import evaluate
+from experiments.audit.findings import find
+from experiments.audit.observer import Observer
+from experiments.audit.page import render
+from experiments.audit.underlay import LINK_NAMES
+from experiments.capture import CaptureError
 from geneve.control import jsonrpc
 from geneve.control.protocol import ConfirmAsked, Identity, NodeProtocol, Progress, SessionError, StateReceived
 from geneve.control.state import Role
@@ -13,6 +21,7 @@ from geneve.drops import DropReason
 from geneve.errors import ParseError
 from geneve.inner import parse_inner
 from geneve.option import parse_options
+from geneve.outer import build_datagram, build_frame
 from geneve.packet import parse_packet
 from geneve.security.association import InboundAssociation
 from geneve.security.open import Burst, Opened, PacketOpener
@@ -143,6 +152,21 @@ def fuzz_control(data: bytes) -> None:
             jsonrpc.encode(answer)
 
 
+def fuzz_audit(data: bytes) -> None:
+    """A capture from anywhere: the bytes as a file, as a frame of every link type, and as what Geneve's port gets."""
+    with contextlib.suppress(CaptureError), tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        render(audit_capture(file.name))
+    datagram = build_frame(MAC_A, MAC_B, build_datagram("192.168.1.1", "192.168.1.2", 50000, data, checksum=False))
+    observer = Observer()
+    observer.watch((1, 1.0, linktype, data, len(data)) for linktype in LINK_NAMES)
+    observer.watch([(2, 2.0, 1, datagram, len(datagram))])
+    seen = observer.finish()
+    evaluate(seen)
+    find(seen)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "parser": fuzz_parser,
     "opener": fuzz_opener,
@@ -152,4 +176,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "nve": fuzz_nve,
     "control": fuzz_control,
     "netlink": fuzz_netlink,
+    "audit": fuzz_audit,
 }

@@ -50,7 +50,8 @@ def _attack(bench: Bench, sender: str, receiver: str, size: int, attack: str, **
     hosts = bench.scenario.tenants[bench.tenant].hosts
     target = bench.target(hosts[bench.host(sender)].nve, hosts[bench.host(receiver)].nve, size)
     bench.eve().ask({"do": "begin", "attack": attack, "limit": _COUNT, "target": target, **order})
-    bench.burst(sender, receiver, [size] * _COUNT)
+    # Where eve cannot make a tenant's checksum right, it must not be what refuses her packets.
+    bench.burst(sender, receiver, [size] * _COUNT, no_checksum=attack == "flip")
     return bench.eve().ask({"do": "end"})
 
 
@@ -72,7 +73,8 @@ def judge_payload(evidence: Evidence) -> list[Finding]:
     readable = marked(packets)
     return [
         Finding("a changed payload is refused", seen == _COUNT and not changed,
-                f"{seen} packets changed by eve with right inner checksums, {len(changed)} delivered"),
+                f"{seen} packets changed by eve with right inner checksums, {len(changed)} delivered",
+                numbers(own(evidence, "nve1", _SIZE + INNER_HEADERS))),
         Finding("unchanged ones are delivered", len(good) == _COUNT, f"{len(good)} of {_COUNT}",
                 weight=Weight.CONTROL),
         Finding("without being encrypted", enough(packets, _COUNT) and len(readable) >= _COUNT,
@@ -94,7 +96,8 @@ def judge_headers(evidence: Evidence) -> list[Finding]:
     seen = evidence.facts["facts"]["ports"]
     return [
         Finding("a changed inner header is refused", seen == _COUNT == len(out) and not back,
-                f"{seen} packets with another inner source port and right checksums, {len(back)} delivered"),
+                f"{seen} packets with another inner source port and right checksums, {len(back)} delivered",
+                numbers(own(evidence, "nve1", size + INNER_HEADERS))),
         flip_result(evidence, "payload", "head1", "head2", True, "what follows the headers is the tenant's own affair"),
     ]  # fmt: skip
 
@@ -145,10 +148,11 @@ def judge_nve(evidence: Evidence) -> list[Finding]:
     moved = evidence.counted("nve2", "drops", "behind_window") + evidence.counted("nve2", "drops", "replayed")
     return [
         Finding("no forged packet is delivered", facts["number"] == facts["data"] == _COUNT and set(back) <= set(out),
-                f"{2 * _COUNT} forged copies sent ahead, {len(set(back) - set(out))} delivered; {refused} refused"),
+                f"{2 * _COUNT} forged copies sent ahead, {len(set(back) - set(out))} delivered; {refused} refused",
+                numbers(own(evidence, "nve1"))),
         Finding("nor does one move the replay window: every true packet that follows it is delivered",
                 sorted(back) == sorted(out) and moved == 0,
-                f"{len(back)} of {len(out)} delivered, {moved} taken for old"),
+                f"{len(back)} of {len(out)} delivered, {moved} taken for old", numbers(own(evidence, "nve1"))),
     ]  # fmt: skip
 
 
@@ -173,8 +177,10 @@ def judge_transit(evidence: Evidence) -> list[Finding]:
         findings += [
             Finding(f"{device} does not act on forged telemetry",
                     facts["forged"] == _COUNT and refused >= _COUNT and acted == 0,
-                    f"{facts['forged']} packets with changed telemetry: {refused} refused, {acted} acted upon"),
-            Finding(f"{device} acts on genuine telemetry", genuine >= _COUNT, f"{genuine} of {_COUNT} acted upon"),
+                    f"{facts['forged']} packets with changed telemetry: {refused} refused, {acted} acted upon",
+                    numbers(own(evidence, "nve2", _SIZE + INNER_HEADERS))),
+            Finding(f"{device} acts on genuine telemetry", genuine >= _COUNT, f"{genuine} of {_COUNT} acted upon",
+                    numbers(own(evidence, "nve2", _SIZE + 10 + INNER_HEADERS))),
         ]  # fmt: skip
     return findings
 
@@ -207,7 +213,8 @@ def judge_replay(evidence: Evidence) -> list[Finding]:
     findings = [
         Finding("the NVE refuses repeated packets",
                 repeated == _COUNT and sorted(back) == sorted(out) and refused >= _COUNT,
-                f"{repeated} packets repeated by eve, {len(back) - len(set(back))} delivered twice, {refused} refused")
+                f"{repeated} packets repeated by eve, {len(back) - len(set(back))} delivered twice, {refused} refused",
+                numbers(own(evidence, "nve2", _SIZE + INNER_HEADERS)))
     ]  # fmt: skip
     # No device can open a channel's packets: there it must have acted on none, once or twice.
     channel = any(seen.view.channel for seen in evidence.packets)
@@ -246,7 +253,9 @@ def _judge_late(first: str, second: str, passes: bool) -> Judge:
         reason = f"held back by eve behind {len(back) - len(late)} others: {len(late)} delivered, {refused} too late"
         # Refusing what is late protects; taking what is a little late is a convenience of large windows.
         weight = Weight.NOTE if passes else Weight.DEMANDED
-        return [Finding(statement, holds and len(back) >= 100 and bool(sent(evidence, first)), reason, weight=weight)]
+        packets = numbers(own(evidence, "nve1", _SIZE + INNER_HEADERS))
+        holds = holds and len(back) >= 100 and bool(sent(evidence, first))
+        return [Finding(statement, holds, reason, packets, weight)]
 
     return judge
 

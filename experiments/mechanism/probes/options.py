@@ -121,9 +121,8 @@ def flip_result(evidence: Evidence, name: str, first: str, second: str, accepted
     out = [payload for payload in sent(evidence, first) if len(payload) == 2 * size]
     back = [payload for payload in received(evidence, second) if len(payload) == 2 * size]
     holds = seen == _COUNT and (len(back) == len(out) if accepted else not back)
-    return Finding(
-        statement, bool(out) and holds, f"{seen} of {len(out)} packets changed by eve, {len(back)} delivered"
-    )
+    reason = f"{seen} of {len(out)} packets changed by eve, {len(back)} delivered"
+    return Finding(statement, bool(out) and holds, reason, numbers(own(evidence, "nve1", size + INNER_HEADERS)))
 
 
 def _act_subset(bench: Bench) -> dict[str, object]:

@@ -11,6 +11,7 @@ from experiments.mechanism.probe import MUST, Finding, Judge, Probe
 from experiments.mechanism.probes.common import arrives, enough, numbers, own
 from experiments.samples import read_lines
 from geneve.control.profile import Padding, Profile
+from geneve.header import BASE_HEADER_SIZE, MAX_OPTIONS_SIZE
 
 if TYPE_CHECKING:
     from experiments.mechanism.live import Bench
@@ -19,6 +20,7 @@ SCENARIO = "mechanism-traffic"
 _SIZES = [60, 100, 300, 700, 1000, 1200] * 3
 _EQUAL = [200] * 30
 _MULTIPLE, _BUCKETS, _MOST = 128, (128, 512, 1024), 256
+_ALIGNMENT = 3
 _RATE = 50.0
 _QUIET, _BUSY = 2.0, 2.0
 
@@ -73,9 +75,14 @@ def _multiples(sizes: list[int], largest: int, opaque: bool) -> bool:
 
 
 def _in_buckets(sizes: list[int], largest: int, opaque: bool) -> bool:
-    if opaque:
-        sizes = [size - sizes[-1] + largest for size in sizes]
-    return len(sizes) > 1 and set(sizes) <= {*_BUCKETS, largest}
+    if not opaque:
+        return len(sizes) > 1 and set(sizes) <= {*_BUCKETS, largest}
+    # All buckets and the largest size are in use. Geneve's own header may be padded with the frame: then the largest
+    # is that much larger, and what aligns a ciphertext can add a little.
+    steps = [size - sizes[0] for size in sizes]
+    beyond = steps[-1] - (largest - _BUCKETS[0])
+    inner = [bucket - _BUCKETS[0] for bucket in _BUCKETS]
+    return steps[:-1] == inner and 0 <= beyond <= BASE_HEADER_SIZE + MAX_OPTIONS_SIZE + _ALIGNMENT
 
 
 def _all_largest(sizes: list[int], largest: int, opaque: bool) -> bool:

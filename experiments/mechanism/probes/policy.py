@@ -40,7 +40,8 @@ def judge_flows(evidence: Evidence) -> list[Finding]:
     findings = []
     for flow, (size, _, profile) in _FLOWS.items():
         packets = own(evidence, "nve1", size + INNER_HEADERS)
-        found = {_plain(evidence.spis[spi]["profile"]) for seen in packets if (spi := spi_of(seen)) is not None}
+        spis = {spi for seen in packets if (spi := spi_of(seen)) is not None}
+        found = {_plain(evidence.spis[spi]["profile"]) if spi in evidence.spis else "an unknown SPI" for spi in spis}
         if profile is None:
             statement, holds = f"{flow}: discarded by policy", not packets
         else:
@@ -88,7 +89,7 @@ def judge_pairs(evidence: Evidence) -> list[Finding]:
     ends = {(entry["sender"], entry["audience"]) for entry in keys}
     packets = own(evidence, size=201 + INNER_HEADERS) + own(evidence, size=202 + INNER_HEADERS)
     spis = {seen.view.source: spi_of(seen) for seen in packets}
-    used = {spi for spi in spis.values() if spi is not None and evidence.spis[spi]["vni"] is None}
+    used = {spi for spi in spis.values() if spi in evidence.spis and evidence.spis[spi]["vni"] is None}
     return [
         Finding("each ordered pair of NVEs has a key of its own for all VNIs", len(keys) == len(ends) == 2,
                 f"{len(keys)} associations for {sorted(ends)}"),

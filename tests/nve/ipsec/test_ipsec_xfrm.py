@@ -40,11 +40,11 @@ def test_the_lines_for_esp_with_gcm():
         "limit packet-soft 134217728 limit packet-hard 268435456"
     )
     assert out == (
-        "xfrm policy add src 192.168.1.1/32 dst 192.168.1.2/32 proto udp dport 6081 dir out "
+        "xfrm policy update src 192.168.1.1/32 dst 192.168.1.2/32 proto udp dport 6081 dir out "
         "tmpl src 192.168.1.1 dst 192.168.1.2 proto esp reqid 6081 mode transport level required"
     )
     assert into == (
-        "xfrm policy add src 192.168.1.2/32 dst 192.168.1.1/32 proto udp dport 6081 dir in "
+        "xfrm policy update src 192.168.1.2/32 dst 192.168.1.1/32 proto udp dport 6081 dir in "
         "tmpl src 192.168.1.2 dst 192.168.1.1 proto esp reqid 6081 mode transport level required"
     )
 
@@ -72,7 +72,7 @@ def test_short_numbers_need_no_window_at_the_sender_and_end_in_time():
 def test_a_pair_has_one_policy_while_its_keys_change():
     old, new = kernel_sas("esp")[:1], [KernelSa(secured(spi=0x3000), profile(), *ADDRESSES[4], outbound=True)]
     lines = add_lines(old + new)
-    assert [line.split()[1:3] for line in lines] == [["state", "add"], ["state", "add"], ["policy", "add"]]
+    assert [line.split()[1:3] for line in lines] == [["state", "add"], ["state", "add"], ["policy", "update"]]
 
 
 def test_what_is_deleted_is_what_was_added_and_policies_last():
@@ -81,7 +81,7 @@ def test_what_is_deleted_is_what_was_added_and_policies_last():
         added, deleted = add_lines(sas), delete_lines(sas)
         assert [line.split()[1] for line in deleted] == ["state"] * 2 + ["policy"] * 2
         for one, other in zip(added, deleted, strict=True):
-            assert one.startswith(other.replace("delete", "add"))
+            assert one.replace("update", "add").startswith(other.replace("delete", "add"))
 
 
 def test_no_key_is_shown_or_needed_to_delete():
