@@ -233,6 +233,7 @@ def first_fault(inventory: Inventory) -> str | None:
         _check_vnis,
         _check_mappings,
         _check_policy,
+        _check_channel,
         _check_options,
         _check_groups,
         _check_enforcers,
@@ -393,6 +394,19 @@ def _check_policy(inventory: Inventory) -> str | None:
             node = inventory.nodes.get(device)
             if node is None or node.role is not Role.TRANSIT:
                 return f"key 'profiles.{number}.devices': '{device}' is no transit device; correct the name."
+    return None
+
+
+def _check_channel(inventory: Inventory) -> str | None:
+    """Refuse a mixture: NVEs have sockets for one mechanism, and nothing goes in clear beside a channel."""
+    used = {rule.profile for rule in inventory.rules() if rule.profile is not None}
+    channels = {profile.channel for profile in inventory.profiles if profile.name in used}
+    if channels <= {None}:
+        return None
+    if any(rule.action is Action.BYPASS for rule in inventory.rules()):
+        return "key 'policy': packets that pass in clear have no way beside a channel; use 'secure' or 'discard'."
+    if len(channels) > 1:
+        return "key 'profiles': a channel protects all that NVEs send; use no other profiles beside one."
     return None
 
 

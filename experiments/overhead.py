@@ -20,7 +20,8 @@ from experiments.bench import (
     started,
     transit_between,
 )
-from experiments.capture import CaptureError, geneve_frames
+from experiments.capture import geneve_frames
+from experiments.capture_file import CaptureError
 from experiments.context import Context, ExperimentError
 from experiments.measure import (
     Capture,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.capture import CaptureError, GeneveFrame, geneve_frames
+from experiments.capture import GeneveFrame, geneve_frames
+from experiments.capture_file import CaptureError
 from experiments.samples import read_lines
 from experiments.statistics import Summary, quantile, summarise
 from experiments.tables import rounded, write_all

@@ -259,11 +259,12 @@ class NveDaemon:
         for vni, frame in self._presence.take_frames():
             self._deliver(self._bridges[vni].tap, frame)
         report = self._presence.take_report(now)
+        demands = self._dataplane.take_demands(now)  # asked for without an NVA too: some mechanisms agree on keys
         if self._control is None:
             return
         for spi in self._dataplane.take_rekey_requests():
             self._control.ask_rekey(spi)
-        self._control.ask_keys(self._dataplane.take_demands(now))
+        self._control.ask_keys(demands)
         # A tenant that is not here is told first: the NVA is to hear why it is missing in the report.
         for vni, mac, present in confirmations:
             self._control.confirmed(vni, mac, present)

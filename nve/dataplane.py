@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from geneve.control.channel import Channel
 from geneve.control.demand import Demand
+from geneve.control.rules import Action
 from geneve.control.state import NodeState
 from geneve.drops import DropReason
 from geneve.errors import ConfigError
@@ -113,7 +114,10 @@ class Dataplane:
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
         self._mechanism.apply(self._peers, state.profiles, now)
         self._presence.set_learned((vni for vni, network in self.networks.items() if network.learned), now)
-        self._targets_changed(now)
+        if self._mechanism.keyed:
+            self._targets_changed(now)
+        else:
+            self._make_targets(now)  # sessions may have ended with the peers of before
         return self._release(before, now)
 
     def check(self, state: NodeState, now: float = 0.0) -> None:
@@ -168,7 +172,13 @@ class Dataplane:
                 )
 
     def _check_profiles(self, state: NodeState) -> None:
-        """Refuse profiles of another mechanism than this NVE has: its sockets are for one only."""
+        """Refuse profiles of another mechanism than this NVE has, and with a channel that anything goes in clear.
+
+        Its sockets are for one mechanism only, and what the channel's sockets send is no plain Geneve.
+        """
+        self._mechanism.check(state.profiles)
+        if self._mechanism.channel is not None and any(rule.action is Action.BYPASS for rule in state.policy):
+            raise ConfigError("the policy lets packets pass in clear, which a channel has no way to; use 'secure'.")
         for profile in state.profiles:
             if profile.channel != self._mechanism.channel:
                 raise ConfigError(

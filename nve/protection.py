@@ -116,6 +116,9 @@ class Mechanism(Protocol):
     def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
         """Take over the other NVEs, name and address, and the profiles in force."""
 
+    def check(self, profiles: Iterable[Profile]) -> None:
+        """Raise ConfigError when the mechanism cannot work under these profiles; change nothing."""
+
     def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
         """Be told of all ends before they are used; ConfigError when somebody else, who has to, cannot hold them."""
 

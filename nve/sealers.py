@@ -12,6 +12,7 @@ from geneve.policy import Decision, Policy
 from geneve.security.association import OutboundEnd
 from geneve.tags import build_tag
 from geneve.telemetry import build_telemetry
+from nve.plain import plain_packets
 from nve.protection import Chosen, Mechanism, Sealer, Use
 from nve.tables import Group, Peer, VirtualNetwork
 
@@ -85,6 +86,9 @@ class TargetMaker:
         """Return every target under ``policy``; ValueError when options do not fit into packets."""
         targets: dict[Key, Target] = {}
         for network in networks:
+            if not self._mechanism.keyed:
+                # Whether options fit must not come out only when a session does.
+                plain_packets(network.vni, (b"",), (_largest_options(network),))
             for profile, rule in uses(policy, network.vni):
                 for peer in network.peers.values():
                     key = (network.vni, peer.name, False, profile.name, rule)

@@ -63,6 +63,9 @@ class SecurityOptions:
     def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
         """Do nothing: all there is to know comes with the associations."""
 
+    def check(self, profiles: Iterable[Profile]) -> None:
+        """Do nothing: an association says when it does not fit."""
+
     def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
         """Do nothing: nobody else has to hold anything."""
 

@@ -17,7 +17,7 @@ from experiments.audit.capture_audit import audit_capture
 from experiments.audit.deployment import audit_deployment
 from experiments.audit.page import render, terminal_lines
 from experiments.audit.result import AuditResult
-from experiments.capture import CaptureError
+from experiments.capture_file import CaptureError
 from experiments.results import write_atomically
 from geneve.errors import ConfigError
 from geneve.header import GENEVE_PORT

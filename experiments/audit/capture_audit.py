@@ -13,9 +13,9 @@ from experiments.audit.evaluation import evaluate
 from experiments.audit.findings import find
 from experiments.audit.observer import Observer
 from experiments.audit.patterns import describe_sizes, networks_of
-from experiments.audit.reading import CaptureFile
 from experiments.audit.records import Network, Seen
 from experiments.audit.result import AuditResult
+from experiments.capture_file import CaptureFile
 from geneve.header import GENEVE_PORT
 from topologies.risks import option_key
 

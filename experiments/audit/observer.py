@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from experiments.audit.counters import Count, Table
 from experiments.audit.inside import flow_key, read_inside
 from experiments.audit.payload import entropy, is_dtls, is_wireguard, recognise
-from experiments.audit.reading import Record
 from experiments.audit.records import (
     MAX_FLOWS,
     MAX_NAMES,
@@ -40,6 +39,7 @@ from experiments.audit.underlay import (
 from experiments.audit.underlay import (
     Network as Packet,
 )
+from experiments.capture_file import Record
 from geneve.control.channel import DTLS_PORT, ESP_UDP_PORT
 from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, ETHERTYPE_TEB, GENEVE_PORT

@@ -57,6 +57,9 @@ class Dtls:
         """Have sessions with these peers only, under the one profile there is; without a profile, with nobody."""
         self._sessions.apply(peers, next(iter(profiles), None), now)
 
+    def check(self, profiles: Iterable[Profile]) -> None:
+        """Do nothing: see :meth:`apply`."""
+
     def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
         """Do nothing: nobody else has to hold anything."""
 

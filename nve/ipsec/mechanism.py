@@ -37,6 +37,9 @@ class IpsecKeys:
     def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
         """Do nothing: all there is to know comes with the associations."""
 
+    def check(self, profiles: Iterable[Profile]) -> None:
+        """Do nothing: our own code does all that a profile can ask for."""
+
     def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
         """Do nothing: nobody else has to hold anything."""
 

@@ -9,6 +9,7 @@ from tests.controller.inventories import build, document
 from tests.controller.tables import GROUP, OPTION, inventory
 
 NOTHING = {"authenticate_inner": "none", "encrypt_inner": "none"}
+ESP = {"channel": {"protocol": "esp"}, "key_granularity": "pair"}
 FAULTS = [
     ({"policy": [{"action": "secure", "profile": "gone"}]}, ("policy", "'gone'")),
     ({"policy": [{"vni": 9, "action": "bypass"}]}, ("policy.0.vni", "9")),
@@ -29,6 +30,7 @@ FAULTS = [
         ("policy", "name", "'mine'"),
     ),
     ({"vni": {"multicast": [GROUP, {**GROUP, "name": "b", "address": "239.1.1.2"}]}}, ("multicast", "'inner'")),
+    ({"profile": ESP}, ("policy", "clear")),
     ({"vni": {"options": [OPTION, OPTION]}}, ("options.1", "class")),
     ({"vni": {"options": [{**OPTION, "option_class": 0xFF60, "type": 0x81}]}}, ("options.0", "class")),
     ({"vni": {"options": [{**OPTION, "option_class": 0xFF60, "type": 6}]}}, ("options.0", "class")),
@@ -60,3 +62,15 @@ def test_a_member_that_the_underlay_could_not_find_is_refused():
     data["vnis"][0]["multicast"] = [GROUP]
     with pytest.raises(ConfigError, match=r"vnis\.0\.multicast\.0.*'nve2'"):
         build(data)
+
+
+def test_other_profiles_beside_a_channel_are_refused():
+    data = document()
+    data["profiles"].append({"name": "esp", **ESP})
+    data["vnis"] = data["vnis"][:2]  # the third is in clear
+    data["mappings"] = [mapping for mapping in data["mappings"] if mapping["vni"] != 300]
+    data["vnis"][0]["profile"] = "esp"
+    with pytest.raises(ConfigError, match="no other profiles beside one"):
+        build(data)
+    data["vnis"][1]["profile"] = "esp"
+    build(data)

@@ -8,7 +8,8 @@ import pytest
 from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 
-from experiments.capture import CaptureError, CaptureReader, geneve_frames
+from experiments.capture import CaptureReader, geneve_frames
+from experiments.capture_file import CaptureError
 from tests.experiments.synthetic import DESTINATION, SOURCE, geneve_frame, pcap
 
 
@@ -57,7 +58,7 @@ def test_big_endian_and_nanoseconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\x0a\x0d\x0d\x0a" + bytes(40), "not a pcap file"),
+        (b"\x0a\x0b\x0c\x0d" + bytes(40), "neither pcap nor pcapng"),
         (pcap([])[:20] + b"\x71\0\0\0", "link type 113"),
         (pcap([]) + bytes(8) + b"\xff\xff\xff\x7f" * 2, "damaged"),
     ],

@@ -13,7 +13,7 @@ from experiments.audit.findings import find
 from experiments.audit.observer import Observer
 from experiments.audit.page import render
 from experiments.audit.underlay import LINK_NAMES
-from experiments.capture import CaptureError
+from experiments.capture_file import CaptureError
 from geneve.control import jsonrpc
 from geneve.control.protocol import ConfirmAsked, Identity, NodeProtocol, Progress, SessionError, StateReceived
 from geneve.control.state import Role

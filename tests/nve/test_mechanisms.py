@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from geneve.control.profile import Dummies, DummyMode, KeyGranularity, Profile
-from geneve.control.state import Association, NodeState
+from geneve.control.rules import Action, Rule
+from geneve.control.state import Association, NodeState, StaticOption
 from geneve.drops import DropReason
 from geneve.errors import ConfigError
 from geneve.header import BaseHeader
@@ -13,6 +14,7 @@ from geneve.packet import make_packet
 from nve.datagrams import Received
 from nve.dataplane import Dataplane
 from nve.ipsec.mechanism import Ipsec
+from nve.protection import Chosen, Use
 from tests.support import ADDRESSES, node_state, source, udp_frame
 from topologies.profiles import CHANNEL_PROFILES
 
@@ -115,3 +117,49 @@ def test_states_of_another_mechanism_are_refused() -> None:
         one.apply(node_state("nve1", nves=BOTH, epoch=2))
     with pytest.raises(ConfigError, match="configured for security options"):
         Dataplane("nve1", bytes(32)).apply(state("nve1", IPSEC["esp"]))
+
+
+@pytest.mark.parametrize("name", IPSEC)
+def test_with_a_channel_nothing_may_go_in_clear(name: str) -> None:
+    one = nve("nve1", IPSEC[name])
+    clear = state("nve1", IPSEC[name], epoch=1).model_copy(update={"policy": (Rule(action=Action.BYPASS),)})
+    with pytest.raises(ConfigError, match="in clear"):
+        one.apply(clear)
+    assert one.from_tenants(100, [udp_frame()]).datagrams, "the state before stays in force"
+
+
+class Handshakes(Ipsec):
+    """Agrees on keys itself, and has not yet."""
+
+    keyed = False
+
+    def sealer(self, use: Use, chosen: Chosen) -> None:  # noqa: ARG002
+        return None
+
+
+def test_options_that_do_not_fit_are_refused_before_there_are_keys() -> None:
+    profile = IPSEC["esp"]
+    assert profile.channel is not None
+    made = state("nve1", profile).model_copy(update={"outbound": (), "inbound": ()})
+    many = tuple(StaticOption(option_class=0x0102, type=number, data="00" * 124) for number in range(3))
+    full = made.model_copy(update={"vnis": (made.vnis[0].model_copy(update={"options": many}),)})
+    one = Dataplane("nve1", bytes(32), mechanism=Handshakes(profile.channel, ADDRESSES["nve1"]))
+    one.apply(made)
+    with pytest.raises(ConfigError, match="option length 384"):
+        one.apply(full)
+
+
+def test_a_mechanism_with_keys_of_its_own_is_told_whom_frames_wait_for() -> None:
+    wanted: list[str] = []
+
+    class Asked(Handshakes):
+        def want(self, peer: str, now: float) -> None:  # noqa: ARG002
+            wanted.append(peer)
+
+    profile = IPSEC["esp"]
+    assert profile.channel is not None
+    one = Dataplane("nve1", bytes(32), mechanism=Asked(profile.channel, ADDRESSES["nve1"]))
+    one.apply(state("nve1", profile).model_copy(update={"outbound": (), "inbound": ()}))
+    assert not one.from_tenants(100, [udp_frame()], 1.0).datagrams
+    assert one.take_demands(1.0) == [], "the NVA has nothing to do with it"
+    assert wanted == ["nve2"]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from experiments.audit import records
 from experiments.audit.findings import find
 from experiments.audit.observer import Observer
-from experiments.audit.reading import Record
 from experiments.audit.records import Seen
+from experiments.capture_file import Record
 from geneve.option import Option
 from geneve.outer import build_datagram, build_frame
 from tests.experiments.audit import captures

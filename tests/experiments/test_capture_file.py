@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.audit.capture_audit import audit_capture
-from experiments.audit.reading import MAX_FRAME, CaptureFile, Record
-from experiments.capture import CaptureError
+from experiments.capture_file import MAX_FRAME, CaptureError, CaptureFile, Record
 from tests.experiments.audit import captures
 
 FRAMES = captures.ovn(6)

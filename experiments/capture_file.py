@@ -1,9 +1,8 @@
 """Anybody's captures: pcap and pcapng files of any size, gzipped or not, read in bounded memory.
 
 Classic pcap with micro- and nanoseconds and pcapng (draft-ietf-opsawg-pcapng: section headers, interfaces, enhanced,
-simple and obsolete packet blocks; others are skipped), in both byte orders. ``experiments/capture.py`` reads what the
-testbed's own tcpdump writes; this reader is for what others send in. A damaged file gives what stands in front of
-the damage, and says where it is.
+simple and obsolete packet blocks; others are skipped), in both byte orders. A damaged file gives what stands in front
+of the damage, and says where it is.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-
-from experiments.capture import CaptureError
 
 Record = tuple[int, float, int, bytes, int]
 """Frame number as Wireshark counts, time in seconds since 1970, link type, bytes captured, bytes on the wire."""
@@ -49,20 +46,30 @@ class _Interface:
     offset: int = 0
 
 
+class CaptureError(ValueError):
+    """A file is not a capture that can be read; the text says which and why."""
+
+
 class _DamageError(Exception):
     """The file contradicts itself here; the text is the end of a sentence."""
+
+
+class _CutError(_DamageError):
+    """The file ends too early."""
 
 
 class CaptureFile:
     """Iterates over the records of a capture once. CaptureError when it is none, or cannot be read at all.
 
-    ``damage`` says what was wrong where reading ended early, and ``read`` how many frames there were until then.
-    ``format`` names what the file is. ``nameless`` counts packets of interfaces that the file does not describe.
+    ``damage`` says what was wrong where reading ended early, ``cut`` that it was only the file's end; ``read`` is how
+    many frames there were until then. ``format`` names what the file is. ``nameless`` counts packets of interfaces that
+    the file does not describe.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage = ""
+        self.cut = False
         self.read = 0
         self.nameless = 0
         self.linktypes: set[int] = set()
@@ -107,7 +114,7 @@ class CaptureFile:
                 self.read = record[0]
                 yield record
         except _DamageError as error:
-            self.damage = str(error)
+            self.damage, self.cut = str(error), isinstance(error, _CutError)
 
     def _peek(self, size: int) -> bytes:
         """Return the next ``size`` bytes without passing them, fewer at the end of the file."""
@@ -124,7 +131,7 @@ class CaptureFile:
     def _take(self, size: int, what: str) -> bytes:
         data = self._peek(size)
         if len(data) < size:
-            raise _DamageError(f"it ends within {what}")
+            raise _CutError(f"it ends within {what}")
         self._at += size
         return data
 
@@ -141,7 +148,7 @@ class CaptureFile:
                 if not rest:
                     return
                 if len(rest) < 16:
-                    raise _DamageError(f"it ends within the header of frame {number + 1}")
+                    raise _CutError(f"it ends within the header of frame {number + 1}")
                 buffer, at = self._buffer, self._at
             seconds, fraction, size, wire = unpack(buffer, at)
             if size > MAX_FRAME:
@@ -187,7 +194,7 @@ class CaptureFile:
         where = f"a block behind frame {number}"
         head = self._peek(12)
         if len(head) < 12:
-            raise _DamageError(f"it ends within {where}")
+            raise _CutError(f"it ends within {where}")
         kind = struct.unpack(self._order + "I", head[:4])[0]
         if kind == _SECTION:
             order = next((o for o in "<>" if struct.unpack(o + "I", head[8:12])[0] == _BYTE_ORDER), None)
