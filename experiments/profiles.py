@@ -30,6 +30,10 @@ class Profile:
     """How often a second all associations are replaced."""
     rekey_tcp_rates: tuple[int, ...] = (0, 1, 2, 5, 10)
     """At which of them TCP goodput is measured too; the ratio needs 0."""
+    channel_repeats: int = 3
+    """Repeats of the control-plane experiment under each channel, with fewer events than under our mechanism."""
+    channel_rekey_seconds: float = 4.0
+    """How long a flow is watched there while keys are replaced: DTLS makes a session a second at most."""
     growth_sizes: tuple[int, ...] = (10, 30, 100)
     """Numbers of simulated NVEs with which the growth of the control plane is measured."""
     growth_changes: int = 5
@@ -51,6 +55,17 @@ class Profile:
     """Repeats of all kinds and rates; the pair that the target is about has ``repeats``."""
     flood_rates: tuple[int, ...] = (1000, 5000, 10_000, 20_000, 50_000)
     """Forged packets a second."""
+    mechanisms_tcp_seconds: float = 0.5
+    mechanisms_udp_seconds: float = 0.3
+    mechanisms_pings: int = 40
+    mechanisms_setup: tuple[str, ...] = ()
+    """Under which of them key set-up is timed; empty: under all."""
+    mechanisms_setup_starts: int = 1
+    """How often the network is started under each mechanism to time how long keys take."""
+    partial_mtus: tuple[int, ...] = (1500, 9000)
+    """MTUs of the underlay."""
+    partial_seconds: float = 0.3
+    """How long a tenant's flow is measured under each protection."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields for run.json."""
@@ -77,17 +92,22 @@ PROFILES = {
         Profile(
             "paper", repeats=20, tcp_seconds=5, udp_seconds=5, udp_rate=2000, pings=500, ping_interval=0.004,
             frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000, rekey_seconds=5.0,
-            rekey_tcp_seconds=3, growth_sizes=(10, 100, 1000), growth_changes=20,
+            rekey_tcp_seconds=3, channel_repeats=12, channel_rekey_seconds=6.0,
+            growth_sizes=(10, 100, 1000), growth_changes=20,
             scale_rounds=21, scale_memory_repeats=6,
             flood_before_seconds=1.0, flood_seconds=2.0, flood_probe_seconds=1.0, flood_repeats=8,
+            mechanisms_tcp_seconds=2.0, mechanisms_udp_seconds=2.0, mechanisms_pings=200, mechanisms_setup_starts=3,
+            partial_seconds=1.5,
         ),
         Profile(
             "smoke", repeats=1, tcp_seconds=1, udp_seconds=1, udp_rate=1000, pings=20, ping_interval=0.004,
             frames_per_size=2, attack_trials=3, packets_per_trial=3, telemetry_packets=20, rekey_seconds=1.0,
-            rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), growth_sizes=(5, 10), growth_changes=2,
+            rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), channel_repeats=1, growth_sizes=(5, 10), growth_changes=2,
             scale_rounds=1, scale_packets=256, scale_memory_repeats=1,
             scale_largest=(("associations", 100), ("rules", 100), ("flows", 1000)),
-            flood_repeats=1, flood_rates=(1000, 20_000),
+            flood_repeats=1, flood_rates=(1000, 20_000), mechanisms_tcp_seconds=0.2, mechanisms_udp_seconds=0.1,
+            mechanisms_pings=10, mechanisms_setup=("full", "dtls"), partial_seconds=0.2,
+            partial_mtus=(1500,),
         ),
     )
 }  # fmt: skip

@@ -52,11 +52,12 @@ class Description:
     devices: int = 0
     """Transit devices on the underlay."""
     notes: str = ""
+    underlay_mtu: int = UNDERLAY_MTU
 
     @property
     def tenant_mtu(self) -> int:
         """The tenants' MTU in bytes: the most that the underlay carries unfragmented."""
-        return UNDERLAY_MTU - self.overhead
+        return self.underlay_mtu - self.overhead
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields and the tenants' MTU for run.json."""

@@ -107,8 +107,10 @@ class Network:
         """Return the tenant's address with the contender that runs."""
         return (ROUTED if self._routed else BRIDGED)[side]
 
-    def wire(self, tenant_mtu: int, *, routed: bool = False, devices: int = 0) -> None:
-        """Remove all wires and lay new ones, with ``devices`` on the underlay; MTU of tenants in bytes.
+    def wire(
+        self, tenant_mtu: int, *, routed: bool = False, devices: int = 0, underlay_mtu: int = UNDERLAY_MTU
+    ) -> None:
+        """Remove all wires and lay new ones, with ``devices`` on the underlay; MTUs in bytes.
 
         ``routed``: the ends are to be routers of their tenants.
         """
@@ -120,18 +122,18 @@ class Network:
         commands += [self._pair((side, PORT), (f"tenant-{side}", TENANT_INTERFACE)) for side in SIDES]
         _ip(commands)
         for name in self.devices:
-            self.node(name).ip([f"link set {end} arp off mtu {UNDERLAY_MTU} up" for end in DEVICE_ENDS])
+            self.node(name).ip([f"link set {end} arp off mtu {underlay_mtu} up" for end in DEVICE_ENDS])
         for side in SIDES:
-            self._set_up(side, tenant_mtu)
+            self._set_up(side, tenant_mtu, underlay_mtu)
 
     def _pair(self, first: tuple[str, str], second: tuple[str, str]) -> str:
         (near, here), (far, there) = first, second
         return (f"link add {here} netns {self._spaces[near].node.pid} type veth "
                 f"peer name {there} netns {self._spaces[far].node.pid}")  # fmt: skip
 
-    def _set_up(self, side: str, tenant_mtu: int) -> None:
+    def _set_up(self, side: str, tenant_mtu: int, underlay_mtu: int) -> None:
         self.node(side).ip([
-            f"link set {WIRE} mtu {UNDERLAY_MTU} up", f"address add {UNDERLAY[side]}/24 dev {WIRE}",
+            f"link set {WIRE} mtu {underlay_mtu} up", f"address add {UNDERLAY[side]}/24 dev {WIRE}",
             f"link set {PORT} mtu {tenant_mtu} up",
         ])  # fmt: skip
         commands = [

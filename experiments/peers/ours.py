@@ -1,8 +1,12 @@
-"""Our NVE and its transit devices as contenders: the programs themselves, with keys from a file."""
+"""Our NVE and its transit devices as contenders: the programs themselves, with keys from a file.
+
+With a profile of a channel the same NVE protects its packets by DTLS or IPsec instead of security options.
+"""
 
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import secrets
 import socket
@@ -10,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from controller.pki import TestbedCa
 from experiments.peers.contender import Contender, Description, Kind, Running
 from experiments.peers.network import (
     BRIDGED,
@@ -25,7 +30,8 @@ from experiments.peers.network import (
     other,
 )
 from experiments.programs import python_module
-from geneve.control.profile import Coverage, InnerCoverage, Profile
+from geneve.control.channel import ChannelProtocol, Cipher, receiving_port
+from geneve.control.profile import Coverage, InnerCoverage, KeyGranularity, Profile
 from geneve.control.rules import Action, Rule
 from geneve.control.state import (
     SECRET_SIZE,
@@ -40,11 +46,11 @@ from geneve.control.state import (
 )
 from geneve.export import DEVICE_KEY_SIZE
 from geneve.offloads import ON
-from geneve.overhead import ETHERNET_HEADER_SIZE, encapsulation_size, max_options_size
+from geneve.overhead import max_options_size, tenant_mtu
 from geneve.security.carriage import OptionSize
 from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_OPTION_SIZE, TELEMETRY_TYPE
 from topologies.daemon import wait_for
-from topologies.profiles import BUILT_IN_PROFILES
+from topologies.profiles import BUILT_IN_PROFILES, CHANNEL_PROFILES
 
 VNI = 100
 _COLLECTOR_PORT = 6082
@@ -57,20 +63,23 @@ FULL = next(profile for profile in BUILT_IN_PROFILES if profile.name == "full")
 HEADERS_ONLY = Profile(name="headers-only", egress=Coverage(authenticate_inner=_HEADERS, encrypt_inner=_HEADERS))
 
 
-def node_states(profile: Profile | None, devices: tuple[str, ...]) -> dict[str, NodeState]:
+def node_states(
+    profile: Profile | None, devices: tuple[str, ...], underlay_mtu: int = UNDERLAY_MTU
+) -> dict[str, NodeState]:
     """Return the states of both NVEs and of the transit devices on the path, with fresh keys.
 
-    ``profile`` None: no protection. With ``devices``, packets carry telemetry that each of them authenticates.
+    ``profile`` None: no protection. With ``devices``, packets carry telemetry that each of them authenticates. With
+    DTLS there are no keys in them: the NVEs agree on their own.
     """
     held: list[Association] = []
     for sender in SIDES:
-        if profile is None:
+        if profile is None or _is_dtls(profile):
             break
         for role, audience in (
             (AssociationRole.EGRESS, other(sender)), *((AssociationRole.TRANSIT, name) for name in devices)
         ):  # fmt: skip
             held.append(_association(profile, sender, role, audience, len(held)))
-    states = {side: _nve_state(side, profile, devices, held) for side in SIDES}
+    states = {side: _nve_state(side, profile, devices, held, underlay_mtu) for side in SIDES}
     for device in devices:
         states[device] = NodeState(
             node=device, role=Role.TRANSIT, profiles=() if profile is None else (profile,),
@@ -84,17 +93,27 @@ def _association(profile: Profile, sender: str, role: AssociationRole, audience:
     secret = base64.b64encode(secrets.token_bytes(SECRET_SIZE)).decode()
     return Association.model_validate({
         "spi": 1000 + number, "role": role, "sender": sender, "audience": audience, "sender_address": UNDERLAY[sender],
-        "vni": VNI, "profile": profile.name, "secret": secret,
+        "vni": None if profile.key_granularity is KeyGranularity.PAIR else VNI, "profile": profile.name,
+        "secret": secret,
     })  # fmt: skip
 
 
-def _nve_state(side: str, profile: Profile | None, devices: tuple[str, ...], held: list[Association]) -> NodeState:
+def _is_dtls(profile: Profile | None) -> bool:
+    channel = None if profile is None else profile.channel
+    return channel is not None and channel.protocol is ChannelProtocol.DTLS
+
+
+def _nve_state(
+    side: str, profile: Profile | None, devices: tuple[str, ...], held: list[Association], underlay_mtu: int
+) -> NodeState:
     far = other(side)
     on_path = devices if side == SIDES[0] else tuple(reversed(devices))
     action = Action.BYPASS if profile is None else Action.SECURE
     return NodeState(
         node=side, role=Role.NVE,
-        vnis=(VniState(vni=VNI, mtu=UNDERLAY_MTU - overhead(profile, len(devices)), telemetry=bool(devices)),),
+        vnis=(VniState(
+            vni=VNI, mtu=underlay_mtu - overhead(profile, len(devices), underlay_mtu), telemetry=bool(devices)
+        ),),
         nves=(NveAddress(name=far, address=UNDERLAY[far], vnis=(VNI,), transit=on_path),),
         mappings=tuple(Mapping(vni=VNI, mac=MACS[name], ips=(BRIDGED[name],), nve=name) for name in SIDES),
         profiles=() if profile is None else (profile,),
@@ -104,40 +123,61 @@ def _nve_state(side: str, profile: Profile | None, devices: tuple[str, ...], hel
     )  # fmt: skip
 
 
-def overhead(profile: Profile | None, devices: int) -> int:
-    """Return the bytes between a tenant's IP packet and the underlay's."""
+def overhead(profile: Profile | None, devices: int, underlay_mtu: int = UNDERLAY_MTU) -> int:
+    """Return the bytes between the largest IP packet of a tenant and the underlay's MTU."""
     telemetry = [OptionSize(TELEMETRY_CLASS, TELEMETRY_TYPE, TELEMETRY_OPTION_SIZE)] if devices else []
     options = max_options_size(profile, telemetry, [f"device{number + 1}" for number in range(devices)])
-    return encapsulation_size(4, options) + ETHERNET_HEADER_SIZE
+    return underlay_mtu - tenant_mtu(underlay_mtu, 4, options, profile)
+
+
+def protection(profile: Profile | None) -> str | None:
+    """Return in words what is done to packets; None for nothing."""
+    if profile is None:
+        return None
+    channel = profile.channel
+    if channel is None:
+        return f"AES-128-GCM, profile {profile.name}"
+    return f"{'HMAC' if channel.cipher is Cipher.NULL else 'AES-128-GCM'}, {channel.protocol.value.upper()}"
+
+
+def encrypts(profile: Profile | None) -> bool:
+    """Return whether any part of inner frames is hidden."""
+    if profile is None:
+        return False
+    if profile.channel is not None:
+        return profile.channel.cipher is not Cipher.NULL
+    return profile.egress.encrypt_inner is not InnerCoverage.NONE
 
 
 class OurNve(Contender):
-    """Two NVEs, and transit devices that verify between them; ``export``: these report to a collector each."""
+    """Two NVEs, and transit devices that verify between them; ``export``: these report to a collector each.
+
+    Not ``batched``: one packet in a system call, as where IP itself carries the packets. ``ipsec``: whose ESP and AH.
+    """
 
     def __init__(
-        self, name: str, title: str, profile: Profile | None, devices: int = 0, *, export: bool = False, notes: str = ""
-    ) -> None:
-        protection = None if profile is None else f"AES-128-GCM, profile {profile.name}"
+        self, name: str, title: str, profile: Profile | None, devices: int = 0, *, export: bool = False,
+        batched: bool = True, ipsec: str = "auto", underlay_mtu: int = UNDERLAY_MTU, notes: str = "",
+    ) -> None:  # fmt: skip
         super().__init__(Description(
-            name, title, Kind.OURS, 2, overhead(profile, devices), protection, profile is not None, devices=devices,
-            notes=notes,
+            name, title, Kind.OURS, 2, overhead(profile, devices, underlay_mtu), protection(profile), encrypts(profile),
+            devices=devices, notes=notes, underlay_mtu=underlay_mtu,
         ))  # fmt: skip
-        self._profile = profile
-        self._export = export
+        self.profile = profile
+        self._export, self._batched, self._ipsec = export, batched, ipsec
 
     def start(self, running: Running) -> None:
         """Start devices and NVEs and wait until all are ready."""
         names = tuple(running.network.devices)
-        states = node_states(self._profile, names)
+        states = node_states(self.profile, names, self.description.underlay_mtu)
+        credentials = _issue(running) if _is_dtls(self.profile) else {}
         for device in names:
             self._start_device(running, device, states[device])
         self._suit_wires(running, names)
         for side in SIDES:
-            document = {
-                "name": side, "underlay": {"address": UNDERLAY[side], "interface": WIRE, "mtu": UNDERLAY_MTU},
-                "vnis": [{"vni": VNI, "ports": [PORT]}], "static_state": states[side].to_wire(),
-                "sequence_file": str(running.side_folder(side) / "numbers.json"), "stats": _stats(running, side),
-            }  # fmt: skip
+            document = self._nve_document(running, side, states[side])
+            if side in credentials:
+                document["credentials"] = credentials[side]
             config = open_to_owner_only(running.side_folder(side) / "nve.json", json.dumps(document))
             running.launch(side, f"nve-{side}", python_module("nve", "--config", str(config)))
         for side in SIDES:
@@ -145,6 +185,21 @@ class OurNve(Contender):
         for side in SIDES:
             running.network.node(side).ip([f"link set tap{VNI} txqueuelen {QUEUE}"])
         self.observe(running)
+
+    def _nve_document(self, running: Running, side: str, state: NodeState) -> dict[str, Any]:
+        channel = None if self.profile is None else self.profile.channel
+        document: dict[str, Any] = {
+            "name": side, "vnis": [{"vni": VNI, "ports": [PORT]}], "static_state": state.to_wire(),
+            "underlay": {
+                "address": UNDERLAY[side], "interface": WIRE, "mtu": self.description.underlay_mtu,
+                "port": receiving_port(channel),
+            },
+            "sequence_file": str(running.side_folder(side) / "numbers.json"), "stats": _stats(running, side),
+            "offloads": {"udp_segment": self._batched, "udp_gro": self._batched},
+        }  # fmt: skip
+        if channel is not None:
+            document |= {"channel": channel.model_dump(mode="json"), "ipsec": self._ipsec}
+        return document
 
     def _start_device(self, running: Running, device: str, state: NodeState) -> None:
         folder = running.side_folder(device)
@@ -188,9 +243,23 @@ class OurNve(Contender):
         for name in (*SIDES, *running.network.devices):
             document = _ask(running, name)
             running.facts.setdefault("offloads", {})[name] = document.get("offloads")
+            running.facts.setdefault("mechanism", {})[name] = document.get("mechanism")
             running.facts.setdefault("drops", {})[name] = document.get("drops", {})
             if name in running.network.devices:
                 running.facts.setdefault("counters", {})[name] = document.get("counters", {})
+
+
+def _issue(running: Running) -> dict[str, dict[str, str]]:
+    """Return the files of each end's certificate, made for this start only."""
+    authority = TestbedCa(datetime.datetime.now(datetime.timezone.utc))
+    found = {}
+    for side in SIDES:
+        folder, issued = running.side_folder(side), authority.issue_node(side)
+        files = {"ca": authority.certificate, "certificate": issued.certificate, "key": issued.key}
+        found[side] = {
+            name: str(open_to_owner_only(folder / f"{name}.pem", content.decode())) for name, content in files.items()
+        }  # fmt: skip
+    return found
 
 
 def _stats(running: Running, name: str) -> str:
@@ -226,3 +295,9 @@ OURS = (
            notes="and each sends a record of each packet to a collector beside it"),
 )  # fmt: skip
 """Our contenders, in the order of tables."""
+
+CHANNELS = tuple(
+    OurNve(f"nve-{profile.name}", f"NVE {profile.name}", profile, notes="a channel below Geneve in place of options")
+    for profile in CHANNEL_PROFILES
+)
+"""The same NVE with the mechanisms that the draft compares, in the order of tables."""

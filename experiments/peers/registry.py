@@ -7,7 +7,7 @@ from experiments.peers.fastd import Fastd
 from experiments.peers.kernel import BareWire, KernelEsp, KernelTunnel, KernelWireGuard
 from experiments.peers.openvpn import OpenVpn
 from experiments.peers.openvswitch import OvsGeneve
-from experiments.peers.ours import OURS
+from experiments.peers.ours import CHANNELS, OURS
 from experiments.peers.strongswan import StrongSwan
 from experiments.peers.tinc import Tinc
 from experiments.peers.wireguard import WireGuardGo
@@ -16,6 +16,7 @@ CONTENDERS: dict[str, Contender] = {
     contender.description.name: contender
     for contender in (
         *OURS,
+        *CHANNELS,
         OpenVpn(),
         WireGuardGo(),
         # IPv4 20, UDP 8, then 24 of the method (1 with null), inner Ethernet header 14.

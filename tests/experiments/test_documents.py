@@ -17,6 +17,7 @@ from experiments import (
 )
 from experiments.dataplane import flood_analysis, scale_analysis
 from experiments.dataplane.kinds import KINDS
+from experiments.mechanisms import compared_analysis, partial_analysis
 from experiments.peers import analysis as peers_analysis
 from experiments.peers.registry import CONTENDERS
 from experiments.profiles import PROFILES
@@ -34,6 +35,8 @@ TABLES = {
     "bench-targets.csv": peers_analysis.TARGET_COLUMNS,
     **{f"dataplane-scale-{name}.csv": columns for name, columns in scale_analysis.TABLES.items()},
     **{f"flood-{name}.csv": columns for name, columns in flood_analysis.TABLES.items()},
+    **{f"mechanisms-{name}.csv": columns for name, columns in compared_analysis.TABLES.items()},
+    **{f"partial-{name}.csv": columns for name, columns in partial_analysis.TABLES.items()},
     "control-scale.csv": control_scale_analysis.COLUMNS,
     "control-scale-growth.csv": control_scale_analysis.GROWTH_COLUMNS,
 }
@@ -58,10 +61,12 @@ def test_every_status_attack_verdict_and_profile_is_explained() -> None:
     assert statuses - _quoted("results/README.md") == set()
     words = _quoted("docs/experiments.md")
     assert set(attacks_analysis.ATTACKS) - words == set()
+    assert set(attacks_analysis.MODES) - words == set()
     assert set(KINDS) - words == set()
     assert set(PROFILES) - words == set()
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
-    for verdict in ("attack succeeded (control)", "resisted", "BROKEN", "INVALID"):
+    verdicts = ("attack succeeded (control)", "resisted", "succeeds by design", "not applicable", "BROKEN", "INVALID")
+    for verdict in verdicts:
         assert f"| {verdict} |" in text
     for name in EXPERIMENTS:
         assert f"\n## {name.capitalize()}" in text
