@@ -7,7 +7,7 @@ AUDIT_ARGS ?=
 .PHONY: help setup experiment plots test test-fast break-invariants fuzz bench bench-setup bench-core bench-control audit lint doctor cli clean clean-results
 
 PYTHON_VENV := .venv/bin/python
-# quick: some twelve minutes on two cores; paper: more repeats.
+# quick: half an hour on two cores; paper: more repeats.
 PROFILE ?= quick
 SCENARIO ?=
 # More arguments for pytest, for example: make test PYTEST_ARGS='-k sandbox -x'

@@ -159,13 +159,18 @@ def moved_to_vni(frame: bytes, packet: Packet, vni: int) -> bytes:
 
 def with_forged_telemetry(frame: bytes, packet: Packet, false: Telemetry) -> bytes:
     """Replace the contents of the telemetry option; add one in front where there is none."""
+    return rebuild(frame, with_telemetry(packet, false))
+
+
+def with_telemetry(packet: Packet, false: Telemetry) -> Packet:
+    """Return the packet with other contents in its telemetry option, or with one in front where there is none."""
     forged = false.option()
     options = [
         replace(option, data=forged.data) if _is_telemetry(option) else option for option in packet.options
     ]
     if not any(_is_telemetry(option) for option in packet.options):
         options.insert(0, forged)
-    return rebuild(frame, make_packet(packet.header, options, packet.payload))
+    return make_packet(packet.header, options, packet.payload)
 
 
 def with_added_telemetry(frame: bytes, packet: Packet, false: Telemetry) -> bytes:
@@ -196,8 +201,8 @@ class Addresses:
         return cls(**{name: str(fields[name]) for name in cls.__slots__})
 
 
-def forged(addresses: Addresses, vni: int, payload: bytes, options: tuple[Option, ...] = ()) -> bytes:
-    """Return a whole frame made from nothing: a tenant's UDP datagram in Geneve from a false NVE."""
+def forged_packet(addresses: Addresses, vni: int, payload: bytes, options: tuple[Option, ...] = ()) -> bytes:
+    """Return a Geneve packet made from nothing, with a tenant's UDP datagram in it."""
     network = IPv6 if ":" in addresses.inner_source else IP
     inner = (
         Ether(src=addresses.inner_source_mac, dst=addresses.inner_destination_mac)
@@ -205,13 +210,17 @@ def forged(addresses: Addresses, vni: int, payload: bytes, options: tuple[Option
         / UDP(sport=PORT, dport=PORT)
         / Raw(payload)
     )
-    packet = make_packet(BaseHeader(vni=vni), options, bytes(inner))
+    return make_packet(BaseHeader(vni=vni), options, bytes(inner)).build()
+
+
+def forged(addresses: Addresses, vni: int, payload: bytes, options: tuple[Option, ...] = ()) -> bytes:
+    """Return a whole frame made from nothing: :func:`forged_packet` in plain Geneve from a false NVE."""
     underlay = IPv6 if ":" in addresses.outer_source else IP
     frame = (
         Ether(src=addresses.outer_source_mac, dst=addresses.outer_destination_mac)
         / underlay(src=addresses.outer_source, dst=addresses.outer_destination)
         / UDP(sport=50000, dport=6081)
-        / Raw(packet.build())
+        / Raw(forged_packet(addresses, vni, payload, options))
     )
     return bytes(frame)
 

@@ -19,11 +19,13 @@ from typing import Any
 
 from scapy.utils import RawPcapWriter
 
+from experiments import channel_frames
 from experiments.attack_frames import (
     Addresses,
     Target,
     flipped,
     forged,
+    forged_packet,
     made_up_security,
     modified,
     moved_to_vni,
@@ -33,10 +35,10 @@ from experiments.attack_frames import (
     with_other_port,
 )
 from experiments.attacks_analysis import ADD_TELEMETRY, TELEMETRY_ATTACKS
+from experiments.channel_forgeries import CONTROL_RECORDS, forged_control, forged_data
 from experiments.channel_frames import CHANGES, altered, redirected
 from experiments.traffic import build_message
-from experiments.view import View
-from geneve.option import Option
+from experiments.view import Carrier, View
 from geneve.packet import Packet
 from geneve.telemetry import Telemetry
 from topologies import sandbox
@@ -107,7 +109,19 @@ class OnPath:
             changed = altered(frame, read, order)
             self._events.append({"altered_bytes": len(frame), "readable": not read.opaque})
             return [changed, frame] if order.get("keep") else [changed]
+        if order["attack"] in TELEMETRY_ATTACKS:
+            false = self._false_telemetry(order)
+            if order["attack"] == ADD_TELEMETRY:
+                target = order["target"]
+                return [channel_frames.with_added_telemetry(frame, read, target["vni"], target["size"], false)]
+            return [channel_frames.with_forged_telemetry(frame, read, false)]
         return self._passive(order["attack"], frame, ingress)
+
+    def _false_telemetry(self, order: dict[str, Any]) -> Telemetry:
+        """Note and return the contents of the next false record."""
+        false = Telemetry(order["flow"], order["first_sequence"] + self._seen)
+        self._events.append({"flow": false.flow, "sequence": false.sequence})
+        return false
 
     def _passive(self, attack: str, frame: bytes, ingress: int) -> list[bytes]:
         if attack == "sniff":
@@ -136,8 +150,7 @@ class OnPath:
             # In place of the original: a copy behind it would be refused as a replay already.
             return [moved_to_vni(frame, packet, order["vni"])]
         if attack in TELEMETRY_ATTACKS:
-            false = Telemetry(order["flow"], order["first_sequence"] + self._seen)
-            self._events.append({"flow": false.flow, "sequence": false.sequence})
+            false = self._false_telemetry(order)
             forge = with_added_telemetry if attack == ADD_TELEMETRY else with_forged_telemetry
             return [forge(frame, packet, false)]
         return self._passive(attack, frame, ingress)
@@ -160,13 +173,27 @@ def forge(order: dict[str, Any], own_mac: str) -> tuple[list[bytes], list[dict[s
     addresses = Addresses.from_dict({"outer_source_mac": own_mac, **order["addresses"]})
     frames, events = [], []
     for index in range(order["count"]):
+        if order["variant"] in CONTROL_RECORDS:
+            frames.append(forged_control(addresses, order["variant"], order["sequence"] + index))
+            events.append({"variant": order["variant"]})
+            continue
         payload = build_message(order["label"], order["trial"], index, order["size"])
-        options: tuple[Option, ...] = ()
-        if order["variant"] != "plain":
-            options = (made_up_security(order["spi"], order["sequence"] + index),)
-        frames.append(forged(addresses, order["vni"], payload, options))
+        frames.append(_forged_message(order, addresses, index, payload))
         events.append({"payload": payload.hex(), "variant": order["variant"]})
     return frames, events
+
+
+def _forged_message(order: dict[str, Any], addresses: Addresses, index: int, payload: bytes) -> bytes:
+    """Return one frame that is to bring ``payload`` to a tenant; ``spis`` are tried in turn."""
+    vni = order["vni"]
+    if order["variant"] == "plain":
+        return forged(addresses, vni, payload)
+    spi, sequence = order["spis"][index % len(order["spis"])], order["sequence"] + index
+    carrier = Carrier(order["carrier"])
+    if carrier is Carrier.GENEVE:
+        return forged(addresses, vni, payload, (made_up_security(spi, sequence),))
+    packet = forged_packet(addresses, vni, payload)
+    return forged_data(addresses, carrier, spi, sequence, packet, order["encrypts"])
 
 
 class Commands:

@@ -1,4 +1,4 @@
-"""The attacks experiment: attacks from the underlay, without protection and with it.
+"""The attacks experiment: attacks from the underlay, without protection and under each mechanism.
 
 Each mode has a network of its own. All trials of all attacks run in one shuffled order while
 legitimate traffic goes on. What is written down is what happened; the verdict is made afterwards, in
@@ -7,14 +7,24 @@ legitimate traffic goes on. What is written down is what happened; the verdict i
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.attacks_analysis import ADD_TELEMETRY, ATTACKS, LEGITIMATE, MODES, NAME, TELEMETRY_ATTACKS
+from experiments.attacks_analysis import (
+    ADD_TELEMETRY,
+    CONTROL,
+    LEGITIMATE,
+    MODES,
+    NAME,
+    TELEMETRY_ATTACKS,
+    attacks_in,
+)
 from experiments.bench import (
     Hosts,
     address_of,
@@ -27,13 +37,19 @@ from experiments.bench import (
     started,
     with_profile,
 )
+from experiments.channel_forgeries import CONTROL_RECORDS
 from experiments.context import Context, ExperimentError
+from experiments.control_flows import watch
 from experiments.measure import Capture
 from experiments.programs import Program, ProgramError, python_module, wait_for
 from experiments.samples import SampleWriter
 from experiments.traffic import parse_message
+from experiments.view import CAPTURE_FILTER, Carrier
+from geneve.control.channel import ChannelProtocol, Cipher, Encapsulation
 from topologies.network import Testbed
 from topologies.plan import End
+from topologies.profiles import CHANNEL_PROFILES
+from topologies.scenario import Scenario
 
 EVE, MALLORY, DEVICE = "eve", "mallory", "t2"
 SENDER, VICTIM = "red1", "red3"
@@ -48,8 +64,13 @@ _BURST_INTERVAL = 0.004
 _CAPTURE_LIMIT = 20_000
 _FORGED_FLOW, _ADDED_FLOW = 0xE7E0_0000, 0xADD0_0000
 """Flow labels of the false records; each trial has its own."""
-_INJECTIONS = ("plain", "unknown_spi", "observed_spi")
-"""What mallory tries with protection on; without it, plain Geneve is all there is."""
+_DATA_INJECTIONS = ("plain", "unknown_spi", "observed_spi")
+"""What mallory tries with protection on; without it, plain Geneve is all there is. DTLS has an epoch for an SPI."""
+_AHEAD = 1_000_000
+"""How far ahead of the last sequence number that she knows mallory counts."""
+_AFTERMATH_SECONDS = 0.3
+"""How long tenants' messages are watched after records that are to break a session."""
+_CARRIERS = {ChannelProtocol.DTLS: Carrier.DTLS, ChannelProtocol.ESP: Carrier.ESP, ChannelProtocol.AH: Carrier.AH}
 
 
 @dataclass(slots=True)
@@ -148,7 +169,7 @@ class Attacks:
         if not wait_for(lambda: self.eve.ask({"do": "status"})["seen"] >= count, 3):
             raise ExperimentError(f"{EVE} sees no packets from {SENDER} to {VICTIM}: she is not on their path")
         self.security = self.eve.ask({"do": "end"})["security"]
-        if (self.security is not None) != (self.mode != "none"):
+        if (self.security is not None) != (self.mode != CONTROL):
             raise ExperimentError(f"mode {self.mode} does not show on the wire: {EVE} saw {self.security}")
 
     def target(self, source: str, destination: str) -> dict[str, Any]:
@@ -190,6 +211,7 @@ class Attacks:
         before, found = drops(self.testbed), outcomes(self.testbed, DEVICE)
         entry: dict[str, Any] = {
             "attack": attack, "trial": number, "sender": SENDER, "victim": VICTIM, "device": DEVICE, "missing": None,
+            "begin_ns": time.time_ns(),
         }  # fmt: skip
         count = self.context.profile.packets_per_trial
         if attack == "inject":
@@ -201,30 +223,66 @@ class Attacks:
             arrived = self.fence(FOREIGN_SENDER, FOREIGN_VICTIM) and arrived
         if not arrived:
             entry["missing"] = "no message passed after the attack within 5 s"
+        entry["end_ns"] = time.time_ns()
         entry["drops"] = difference(before, drops(self.testbed))
         if attack in TELEMETRY_ATTACKS:
             entry["outcomes"] = difference(found, outcomes(self.testbed, DEVICE))
         return entry
 
+    def _injections(self) -> tuple[str, ...]:
+        if self.mode == CONTROL:
+            return _DATA_INJECTIONS[:1]
+        return _DATA_INJECTIONS + (CONTROL_RECORDS if self._carrier() is Carrier.DTLS else ())
+
+    def _carrier(self) -> Carrier:
+        channel = self.scenario.channel
+        if channel is None:
+            return Carrier.GENEVE
+        over_udp = channel.protocol is ChannelProtocol.ESP and channel.encapsulation is Encapsulation.UDP
+        return Carrier.ESP_UDP if over_udp else _CARRIERS[channel.protocol]
+
     def _inject(self, number: int, count: int) -> dict[str, Any]:
-        variant = "plain" if self.mode == "none" else _INJECTIONS[number % len(_INJECTIONS)]
+        variants, channel, carrier = self._injections(), self.scenario.channel, self._carrier()
+        variant = variants[number % len(variants)]
         spi, sequence = self.security or (0, 0)
-        if variant == "unknown_spi":
-            spi ^= 0x5A5A_5A5A
-        plan, tenant = self.testbed.plan, self.scenario.tenants["red"]
-        sender, victim = tenant.hosts[SENDER], tenant.hosts[VICTIM]
+        spis = [spi]
+        if variant == "unknown_spi":  # epoch 0 is that of records without protection
+            spis = [spi ^ 0x5A5A_5A5A] if carrier is not Carrier.DTLS else [spi + 1, 0]
+        tenant = self.scenario.tenants["red"]
+        # In clear and of epoch 0, records begin to count anew.
+        first = number * count if variant in CONTROL_RECORDS else sequence + _AHEAD
         answer = self.mallory.ask({
             "do": "inject", "label": "inject", "trial": number, "count": count, "size": TARGET_SIZE,
-            "variant": variant, "spi": spi, "sequence": sequence + 1_000_000, "vni": tenant.vni,
-            "addresses": {
-                "outer_destination_mac": self._underlay_end(victim.nve).mac,
-                "outer_source": plan.underlay_addresses[sender.nve],
-                "outer_destination": plan.underlay_addresses[victim.nve],
-                "inner_source_mac": sender.mac, "inner_destination_mac": victim.mac,
-                "inner_source": sender.ips[0], "inner_destination": victim.ips[0],
-            },
+            "variant": variant, "carrier": carrier.value, "spis": spis, "sequence": first, "vni": tenant.vni,
+            "encrypts": channel is not None and channel.cipher is not Cipher.NULL,
+            "addresses": self._false_addresses(*self._ends(variant)),
         })  # fmt: skip
+        if variant in CONTROL_RECORDS:
+            watch(_AFTERMATH_SECONDS)
         return {"events": answer["events"], "variant": variant}
+
+    def _ends(self, variant: str) -> tuple[str, str]:
+        """Return the hosts between whose NVEs a forged packet is to seem to pass.
+
+        Of two NVEs the one with the lower address is the DTLS client: only there a HelloRequest means something.
+        """
+        addresses, hosts = self.testbed.plan.underlay_addresses, self.scenario.tenants["red"].hosts
+        ends = (SENDER, VICTIM)
+        if variant == "hello_request":
+            client = min(ends, key=lambda host: ipaddress.ip_address(addresses[hosts[host].nve]).packed)
+            return (VICTIM, SENDER) if client == SENDER else ends
+        return ends
+
+    def _false_addresses(self, source: str, destination: str) -> dict[str, str]:
+        plan, hosts = self.testbed.plan, self.scenario.tenants["red"].hosts
+        sender, victim = hosts[source], hosts[destination]
+        return {
+            "outer_destination_mac": self._underlay_end(victim.nve).mac,
+            "outer_source": plan.underlay_addresses[sender.nve],
+            "outer_destination": plan.underlay_addresses[victim.nve],
+            "inner_source_mac": sender.mac, "inner_destination_mac": victim.mac,
+            "inner_source": sender.ips[0], "inner_destination": victim.ips[0],
+        }  # fmt: skip
 
     def _underlay_end(self, nve: str) -> End:
         interface = self.testbed.interface(nve, self.scenario.nves[nve].attach)
@@ -274,16 +332,22 @@ class Attacks:
         wait_for(settled, 5, pause=0.5)
 
 
+def in_mode(scenario: Scenario, mode: str) -> Scenario:
+    """Return the scenario under a profile of ours, without protection, or under a channel."""
+    channels = {profile.name for profile in CHANNEL_PROFILES}
+    return scenario.under(mode) if mode in channels else with_profile(scenario, mode)
+
+
 def run(context: Context) -> None:
-    """Run both modes; everything the verdict needs is on disk when this returns."""
+    """Run all modes; everything the verdict needs is on disk when this returns."""
     scenario = load(context)
     order = {**context.run.record.get("order", {})}
     for mode in MODES:
-        trials = [(attack, number) for attack in ATTACKS for number in range(context.profile.attack_trials)]
+        trials = [(attack, number) for attack in attacks_in(mode) for number in range(context.profile.attack_trials)]
         context.random(f"order {mode}").shuffle(trials)
         order[f"{NAME} {mode}"] = [f"{attack} {number}" for attack, number in trials]
         context.run.update(order=order)
-        with started(context, with_profile(scenario, mode), mode) as testbed:
+        with started(context, in_mode(scenario, mode), mode) as testbed:
             _run_mode(context, mode, testbed, trials)
 
 
@@ -296,7 +360,7 @@ def _run_mode(context: Context, mode: str, testbed: Testbed, trials: list[tuple[
         hosts = stack.enter_context(Hosts(testbed, context.raw(mode)))
         stack.callback(_keep_records, context, mode, testbed)
         node = testbed.node(victim_nve)
-        stack.enter_context(Capture(node, interface, path, "udp port 6081", _CAPTURE_LIMIT))
+        stack.enter_context(Capture(node, interface, path, CAPTURE_FILTER, _CAPTURE_LIMIT))
         experiment = Attacks(context, mode, testbed, hosts)
         stack.enter_context(experiment.attackers())
         with context.writer(mode, "setup.jsonl") as setup:

@@ -19,12 +19,23 @@ from experiments.tables import rounded, write_csv
 from experiments.traffic import Message, parse_message
 
 NAME = "attacks"
-CONTROL, PROTECTED = "none", "full"
-MODES = (CONTROL, PROTECTED)
+CONTROL = "none"
+MODES = (CONTROL, "full", "dtls", "esp", "ah", "dtls-null", "esp-null")
+"""Without protection, security options, and the channels below Geneve; each a network of its own."""
+CHANNELS = MODES[2:]
+UNENCRYPTED = {
+    "ah": "AH does not encrypt", "dtls-null": "DTLS with NULL_SHA does not encrypt",
+    "esp-null": "ESP with NULL encryption does not encrypt",
+}  # fmt: skip
+"""Modes that are not meant to keep anything secret, and what is to be said of them."""
 FORGE_TELEMETRY, ADD_TELEMETRY = "forge_telemetry", "add_telemetry"
 TELEMETRY_ATTACKS = (FORGE_TELEMETRY, ADD_TELEMETRY)
 """Against a transit device: a telemetry option changed, and one added to a packet stripped of its options."""
 ATTACKS = ("sniff", "modify", "inject", "replay", "cross_vni", *TELEMETRY_ATTACKS)
+_NULL_ATTACKS = ("sniff", "modify")
+"""What a NULL cipher makes another thing of; all else is as with the cipher of the same protocol."""
+SESSION_ATTACKS = ("alert", "hello_request", "client_hello")
+"""Variants of ``inject`` that are to break a session of DTLS, not to bring a message."""
 LEGITIMATE = "legitimate"
 """Label of the messages that must get through."""
 
@@ -37,14 +48,25 @@ LOST_RATE = 0.2
 """Share of an attack's trials that may be lost (nothing passed after the attack), or its outcome proves nothing."""
 
 SUCCEEDED, RESISTED, BROKEN, INVALID = "attack succeeded (control)", "resisted", "BROKEN", "INVALID"
+BY_DESIGN, NOT_APPLICABLE = "succeeds by design", "not applicable"
+
+
+def attacks_in(mode: str) -> tuple[str, ...]:
+    """Return the attacks that are tried in a mode."""
+    return _NULL_ATTACKS if mode.endswith("-null") else ATTACKS
+
+
+def resists(attack: str, mode: str) -> bool:
+    """Whether a mode claims to withstand an attack, so that a single success fails the run."""
+    return mode != CONTROL and not (attack == "sniff" and mode in UNENCRYPTED)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One attack in one mode. ``sent`` and ``delivered`` count packets; ``drops`` are by node and reason.
 
-    ``trials``, ``sent`` and ``drops`` are of the trials that were not lost. So is ``delivered`` in the control;
-    with protection it counts every success, those in lost trials too.
+    ``trials``, ``sent`` and ``drops`` are of the trials that were not lost. So is ``delivered`` where the attack must
+    succeed; where it must not, it counts every success, those in lost trials too.
 
     ``outcomes`` are what the attacked transit device itself made of the frames during the trials, by
     device and outcome; empty for attacks that are not aimed at one.
@@ -89,7 +111,10 @@ class AttacksResult:
 
 @dataclass(slots=True)
 class Evidence:
-    """What one mode left behind: trials, logs by host, telemetry records, and the attacker's capture."""
+    """What one mode left behind: trials, logs by host, telemetry records, and the attacker's capture.
+
+    ``legitimate`` is when each legitimate message was sent, in nanoseconds.
+    """
 
     trials: list[dict[str, Any]]
     sent: dict[str, list[bytes]]
@@ -97,6 +122,7 @@ class Evidence:
     records: list[dict[str, Any]]
     sniffed: list[bytes]
     flows: list[dict[str, str]]
+    legitimate: dict[bytes, int]
 
 
 def load_evidence(run: Path, mode: str) -> Evidence:
@@ -115,7 +141,23 @@ def load_evidence(run: Path, mode: str) -> Evidence:
         records=read_lines(raw / "records.jsonl"),
         sniffed=sniffed,
         flows=flows,
+        legitimate=_legitimate_times(raw, flows),
     )
+
+
+def _legitimate_times(raw: Path, flows: list[dict[str, str]]) -> dict[bytes, int]:
+    times = {}
+    for flow in flows:
+        for entry in read_lines(raw / f"sent-{flow['sender']}.jsonl"):
+            payload = bytes.fromhex(entry["payload"])
+            if entry["event"] == "sent" and _is_of_flow(payload, flow):
+                times[payload] = int(entry["time_ns"])
+    return times
+
+
+def _is_of_flow(payload: bytes, flow: dict[str, str]) -> bool:
+    message = parse_message(payload)
+    return message is not None and message.label == f"{LEGITIMATE}-{flow['flow']}"
 
 
 def _payloads(raw: Path, prefix: str, event: str) -> dict[str, list[bytes]]:
@@ -128,18 +170,18 @@ def _payloads(raw: Path, prefix: str, event: str) -> dict[str, list[bytes]]:
 
 
 def analyse(run: Path) -> AttacksResult:
-    """Read what both modes left and judge every attack."""
+    """Read what all modes left and judge every attack."""
     result = AttacksResult()
     working: set[str] = set()
     for mode in MODES:
         evidence = load_evidence(run, mode)
         legitimate = _legitimate(mode, evidence)
         result.legitimate.extend(legitimate)
-        for attack in ATTACKS:
+        for attack in attacks_in(mode):
             outcome = judge(attack, mode, evidence, legitimate)
             if outcome.verdict == SUCCEEDED:
                 working.add(attack)
-            elif outcome.verdict == RESISTED and attack not in working:
+            elif outcome.verdict in (RESISTED, NOT_APPLICABLE) and attack not in working:
                 reason = "the attack does not work without protection either, so this shows nothing"
                 outcome = replace(outcome, verdict=INVALID, reason=reason)
             result.outcomes.append(outcome)
@@ -162,8 +204,7 @@ def _legitimate(mode: str, evidence: Evidence) -> list[Legitimate]:
         sender, receiver = flow["sender"], flow["receiver"]
         sent = {
             payload
-            for payload in evidence.sent.get(sender, [])
-            if (message := parse_message(payload)) and message.label == f"{LEGITIMATE}-{flow['flow']}"
+            for payload in evidence.sent.get(sender, []) if _is_of_flow(payload, flow)
         }
         received = set(evidence.received.get(receiver, []))
         rows.append(Legitimate(mode, flow["flow"], len(sent), len(sent & received)))
@@ -212,10 +253,25 @@ def _inject(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int,
     sent = delivered = 0
     for trial in trials:
         received = set(evidence.received.get(trial["victim"], []))
-        forged = {bytes.fromhex(event["payload"]) for event in trial["events"]}
-        sent += len(forged)
+        forged = {bytes.fromhex(event["payload"]) for event in trial["events"] if "payload" in event}
+        sent += len(trial["events"])
         delivered += len(forged & received)
-    return sent, delivered, "forged messages that the victim received"
+    seen = "forged messages that the victim received"
+    passed, lost = _disruption(evidence, trials)
+    if passed:
+        seen += f"; {lost} of {passed} legitimate messages lost while records came that break sessions"
+    return sent, delivered, seen
+
+
+def _disruption(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return the legitimate messages sent in trials that are to break a session, and how many of them were lost."""
+    received = {payload for flow in evidence.flows for payload in evidence.received.get(flow["receiver"], [])}
+    windows = [(trial["begin_ns"], trial["end_ns"]) for trial in trials if trial.get("variant") in SESSION_ATTACKS]
+    during = [
+        payload for payload, sent in evidence.legitimate.items()
+        if any(begin <= sent <= end for begin, end in windows)
+    ]  # fmt: skip
+    return len(during), sum(payload not in received for payload in during)
 
 
 def _replay(evidence: Evidence, trials: list[dict[str, Any]]) -> tuple[int, int, str]:
@@ -251,18 +307,22 @@ def judge(attack: str, mode: str, evidence: Evidence, legitimate: list[Legitimat
     """Judge one attack in one mode.
 
     A trial is lost when nothing passed after it. What was sent in it may not have had its chance, so it leaves
-    the denominator; what succeeded in it has succeeded, so against protection its successes count.
+    the denominator; what succeeded in it has succeeded, so where an attack must not, its successes count.
     """
     everything = _trials(evidence, attack)
     trials = [trial for trial in everything if not trial.get("missing")]
     sent, delivered, seen = _successes(attack, evidence, trials)
-    if mode == PROTECTED:
+    protected = resists(attack, mode)
+    if protected:
         _, delivered, seen = _successes(attack, evidence, everything)
     lost = len(everything) - len(trials)
-    if mode == PROTECTED and delivered:
+    passed, disrupted = _disruption(evidence, everything) if attack == "inject" else (0, 0)
+    if protected and delivered:
         # Before anything else: no shortcoming of the evidence makes a success undone.
         within = f"{sent} packets" + (f" and {lost} lost trials" if lost else "")
         verdict, reason = BROKEN, f"{delivered} successes in {within}, in spite of protection"
+    elif disrupted > (1 - LEGITIMATE_RATE) * passed:
+        verdict, reason = BROKEN, f"forged records broke sessions: {disrupted} of {passed} legitimate messages lost"
     elif lost > LOST_RATE * len(everything):
         verdict, reason = INVALID, f"{lost} of {len(everything)} trials were lost, more than {LOST_RATE:.0%}"
     else:
@@ -290,13 +350,28 @@ def _verdict(
         if not row.sent or row.received < LEGITIMATE_RATE * row.sent:
             arrived = f"{row.received} of {row.sent} messages"
             return INVALID, f"of the legitimate flow {row.flow} only {arrived} arrived"
+    if attack in TELEMETRY_ATTACKS and mode in CHANNELS:
+        return _not_applicable(sent, evidence)
     if attack in TELEMETRY_ATTACKS and not _true_records(evidence):
         return INVALID, "the transit device exported no true record either"
     if mode == CONTROL:
         if delivered < CONTROL_RATE * sent:
             return INVALID, f"without protection only {delivered} of {sent} succeeded: not a valid control"
         return SUCCEEDED, f"{delivered} of {sent} succeeded, as they should without protection"
+    if not resists(attack, mode):
+        if delivered < CONTROL_RATE * sent:
+            return INVALID, f"nothing is encrypted, and yet only {delivered} of {sent} were read"
+        return BY_DESIGN, f"succeeds: {UNENCRYPTED[mode]} ({delivered} of {sent})"
     return RESISTED, f"none of {sent} succeeded"
+
+
+def _not_applicable(sent: int, evidence: Evidence) -> tuple[str, str]:
+    """Under a channel a transit device has nothing to act on, as long as it reports nobody's packets at all."""
+    if evidence.records:
+        return INVALID, f"the collector has {len(evidence.records)} records, though no device can read the channel"
+    return NOT_APPLICABLE, (
+        f"the device acts on nothing: the collector has no record, neither a true one nor one of {sent} false ones"
+    )
 
 
 def _true_records(evidence: Evidence) -> int:

@@ -2,12 +2,14 @@
 
 Where the channel does not encrypt she reads the Geneve packet inside and changes it as she would without a channel, all
 checksums made right; where it does, she changes the ciphertext at the place where the wanted byte should be. Lengths
-never change. Addresses and ports, and the channel's own header unless that is what she is after, stay as they are.
+never change, but where plain Geneve takes the channel's place. Addresses and ports, and the channel's own header unless
+that is what she is after, stay as they are.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import struct
 from dataclasses import replace
 from typing import Any
@@ -19,12 +21,14 @@ from experiments.attack_frames import (
     modified_packet,
     other_port_packet,
     place,
+    with_telemetry,
 )
 from experiments.view import Carrier, View
-from geneve.header import BASE_HEADER_SIZE
+from geneve.header import BASE_HEADER_SIZE, BaseHeader
 from geneve.option import OPTION_HEADER_SIZE
-from geneve.outer import PROTOCOL_UDP, UDP_SIZE, internet_checksum
-from geneve.packet import Packet
+from geneve.outer import ETHERNET_SIZE, PROTOCOL_UDP, UDP_SIZE, build_datagram, internet_checksum
+from geneve.packet import Packet, make_packet
+from geneve.telemetry import TELEMETRY_CLASS, TELEMETRY_TYPE, Telemetry
 
 CHANGES = ("flip", "modify", "other_port", "cross_vni")
 """The attacks that change a packet."""
@@ -71,6 +75,29 @@ def _blindly(frame: bytes, read: View, attack: str) -> bytes:
     for index in range(read.end - _ENDING - ALTERED_BYTES, read.end - _ENDING):
         data[index] ^= FLIP
     return _checked(data, read)
+
+
+def with_forged_telemetry(frame: bytes, read: View, false: Telemetry) -> bytes:
+    """Put false contents into the telemetry option inside a channel; where it cannot be read, change it blindly.
+
+    A readable packet without one is changed where an option would be: lengths stay.
+    """
+    if read.packet is not None:
+        changed = with_telemetry(read.packet, false)
+        if len(changed.options) == len(read.packet.options):
+            return _with_packet(frame, read, changed)
+        return flipped_inside(frame, read, "payload", 0, FLIP)
+    return flipped_inside(frame, read, f"option:{TELEMETRY_CLASS:x}:{TELEMETRY_TYPE:x}", 0, FLIP)
+
+
+def with_added_telemetry(frame: bytes, read: View, vni: int, size: int, false: Telemetry) -> bytes:
+    """Put plain Geneve with a telemetry option in place of a channel's packet, as if nothing had ever protected it.
+
+    Where she cannot read the tenant's frame, ``size`` bytes of her own stand for it.
+    """
+    payload = os.urandom(size) if read.packet is None else read.packet.payload
+    packet = make_packet(BaseHeader(vni=vni), (false.option(),), payload).build()
+    return frame[:ETHERNET_SIZE] + build_datagram(read.source, read.destination, 50000, packet)
 
 
 def flipped_inside(frame: bytes, read: View, part: str, offset: int, mask: int) -> bytes:

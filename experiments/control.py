@@ -1,7 +1,8 @@
 """The control-plane experiment: how long convergence, failures, moves, revocation and rekeying take, and what is lost.
 
-Each repeat has a network of its own, on which all events happen in shuffled order. What is written down is what was
-done and when; what it did to tenants' flows is read from their own logs afterwards (``control_analysis.py``).
+Each repeat has a network of its own, on which all events happen in shuffled order: those of our mechanism, and, for
+what depends on it, networks under channels with fewer events. What is written down is what was done and when; what it
+did to tenants' flows is read from their own logs afterwards (``control_analysis.py``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from typing import Any
 from experiments import control_scale
 from experiments.bench import Hosts, load, started
 from experiments.context import Context, ExperimentError
-from experiments.control_analysis import EVENT_SECONDS, EVENTS_FILE, GROWTH_FILE, NAME, growth_seconds
+from experiments.control_analysis import (
+    EVENT_SECONDS,
+    EVENTS_FILE,
+    GROWTH_FILE,
+    MECHANISMS,
+    NAME,
+    OURS,
+    growth_seconds,
+    label_of,
+)
 from experiments.control_events import BOTH_WAYS, START_INTERVAL, Events
 from experiments.control_flows import Flow, Flows
 from experiments.samples import SampleWriter
@@ -28,8 +38,10 @@ def run(context: Context) -> None:
     scenario = load(context)
     order = {**context.run.record.get("order", {})}
     with context.writer(EVENTS_FILE) as log:
-        for repeat in range(context.profile.repeats):
-            _repeat(context, scenario, repeat, log, order)
+        for mechanism in MECHANISMS:
+            ours = mechanism == OURS
+            for repeat in range(context.profile.repeats if ours else context.profile.channel_repeats):
+                _repeat(context, scenario if ours else scenario.under(mechanism), mechanism, repeat, log, order)
     _growth(context)
 
 
@@ -86,8 +98,11 @@ def _know_each_other(testbed: Testbed) -> None:
             ])  # fmt: skip
 
 
-def _repeat(context: Context, scenario: Scenario, repeat: int, log: SampleWriter, order: dict[str, Any]) -> None:
-    label = f"r{repeat + 1}"
+def _repeat(
+    context: Context, scenario: Scenario, mechanism: str, repeat: int, log: SampleWriter, order: dict[str, Any]
+) -> None:
+    label = label_of(mechanism, repeat)
+    mark = {"mechanism": mechanism, "repeat": repeat}
     with ExitStack() as stack:
         prepared = _Prepared(context, stack, label)
         testbed = stack.enter_context(started(context, scenario, label, prepared))
@@ -96,21 +111,21 @@ def _repeat(context: Context, scenario: Scenario, repeat: int, log: SampleWriter
         ready = flows.await_flowing(prepared.under_way, more=3)
         flows.end(prepared.under_way)
         log.write({
-            "repeat": repeat, "place": 0, "event": "start", "begin_ns": testbed.facts["launched_ns"],
+            **mark, "place": 0, "event": "start", "begin_ns": testbed.facts["launched_ns"],
             "marks_ns": dict(testbed.facts["marks_ns"]), "interval": START_INTERVAL,
             "flows": [flow.as_dict() for flow in prepared.under_way],
             "missing": None if ready else "tenants' flows did not come through after the start",
         })  # fmt: skip
         events = Events(context, testbed, flows)
         stack.callback(events.stop)
-        table = events.table()
+        table = events.table() if mechanism == OURS else events.channel_table()
         names = list(table)
         context.random(f"order {label}").shuffle(names)
         order[f"{NAME} {label}"] = names
         context.run.update(order=order)
         for place, name in enumerate(names, 1):
-            context.progress.step(f"repeat {repeat + 1}: {name}", EVENT_SECONDS)
-            common = {"repeat": repeat, "place": place}
+            context.progress.step(f"{label}: {name}", EVENT_SECONDS)
+            common = {**mark, "place": place}
             try:
                 for entry in table[name]():
                     log.write({**common, **entry})

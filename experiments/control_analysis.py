@@ -22,6 +22,9 @@ from experiments.statistics import summarise, wilson
 from experiments.tables import rounded, write_all
 
 NAME = "control"
+OURS = "ours"
+MECHANISMS = (OURS, "esp", "dtls")
+"""Our mechanism with all events, and the channels with those that the mechanism may make another thing of."""
 EVENTS_FILE = "events.jsonl"
 GROWTH_FILE = "samples.jsonl"
 START_SECONDS = 6.0
@@ -58,7 +61,8 @@ class ControlResult:
     rekey: list[dict[str, Any]] = field(default_factory=list)
     growth: ScaleResult = field(default_factory=ScaleResult)
     points: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
-    """Samples by table and row: ("outages", event, flows), ("isolation", node, what), ("convergence", step)..."""
+    """Samples by table, mechanism and row: ("outages", mechanism, event, flows), ("isolation", mechanism, node, what),
+    ("convergence", mechanism, step)..."""
     failures: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -97,32 +101,32 @@ class _Analysis:
     def __init__(self, run: Path) -> None:
         self.raw = run / "raw" / NAME
         self.result = ControlResult()
-        self.outages: dict[tuple[str, str], _Row] = defaultdict(_Row)
-        self.isolation: dict[tuple[str, str], _Row] = defaultdict(_Row)
-        self.steps: dict[str, _Row] = defaultdict(_Row)
+        self.mechanism = OURS
+        """Of the entry that is looked at."""
+        self.outages: dict[tuple[str, str, str], _Row] = defaultdict(_Row)
+        self.isolation: dict[tuple[str, str, str], _Row] = defaultdict(_Row)
+        self.steps: dict[tuple[str, str], _Row] = defaultdict(_Row)
         self.rekeys: list[tuple[dict[str, Any], Effect]] = []
-        self._flows: dict[int, dict[tuple[str, int], FlowLog]] = {}
-        self._records: dict[int, list[int]] = {}
-
-    def _folder(self, repeat: int) -> Path:
-        return self.raw / f"r{repeat + 1}"
+        self._flows: dict[str, dict[tuple[str, int], FlowLog]] = {}
+        self._records: dict[str, list[int]] = {}
 
     def flow(self, entry: dict[str, Any], flow: dict[str, Any]) -> FlowLog:
         """Return the log of a flow of an entry; one that left no line is empty."""
-        repeat = entry["repeat"]
-        if repeat not in self._flows:
-            self._flows[repeat] = logs.read_flows(self._folder(repeat))
-        return self._flows[repeat].get((flow["label"], flow["trial"]), FlowLog())
+        label = label_of(_mechanism(entry), entry["repeat"])
+        if label not in self._flows:
+            self._flows[label] = logs.read_flows(self.raw / label)
+        return self._flows[label].get((flow["label"], flow["trial"]), FlowLog())
 
     def _authenticated(self, entry: dict[str, Any]) -> list[int]:
-        repeat = entry["repeat"]
-        if repeat not in self._records:
-            records = read_lines(self._folder(repeat) / "testbed" / "telemetry.jsonl")
-            self._records[repeat] = logs.authenticated_times(records, "t1", _BLUE_VNI)
-        return self._records[repeat]
+        label = label_of(_mechanism(entry), entry["repeat"])
+        if label not in self._records:
+            records = read_lines(self.raw / label / "testbed" / "telemetry.jsonl")
+            self._records[label] = logs.authenticated_times(records, "t1", _BLUE_VNI)
+        return self._records[label]
 
     def take(self, entry: dict[str, Any]) -> None:
         """Take one entry."""
+        self.mechanism = _mechanism(entry)
         if entry["missing"] is not None:
             self.result.failures.append(f"control: {_where(entry)}: {entry['missing']}")
             return
@@ -135,7 +139,7 @@ class _Analysis:
     # Convergence -----------------------------------------------------------------------------------------
 
     def _step(self, name: str, begin_ns: int, end_ns: int | None, resolution: float) -> None:
-        row = self.steps[name]
+        row = self.steps[self.mechanism, name]
         row.resolution = max(row.resolution, resolution)
         row.add(None if end_ns is None else (end_ns - begin_ns) / 1e9, "it did not happen in time")
 
@@ -170,7 +174,7 @@ class _Analysis:
             self.result.failures.append(f"control: {_where(entry)}: the flows' path was not changed by it")
 
     def _outage(self, entry: dict[str, Any], role: str, effects: list[Effect]) -> None:
-        row = self.outages[entry["event"], role]
+        row = self.outages[self.mechanism, entry["event"], role]
         row.resolution = entry["interval"]
         row.sent += sum(effect.sent for effect in effects)
         lost = sum(effect.lost for effect in effects)
@@ -207,7 +211,7 @@ class _Analysis:
 
     def _isolated(self, entry: dict[str, Any], what: str, last: int | None, sent_after: int) -> None:
         """Add the time from the request to ``last``, the time of the last sign, rounded up by one interval."""
-        row = self.isolation[entry["node"], what]
+        row = self.isolation[self.mechanism, entry["node"], what]
         row.resolution = entry["interval"]
         step = round(entry["interval"] * 1e9)
         if last is None:
@@ -228,7 +232,7 @@ class _Analysis:
         row.add(max(last + step - entry["begin_ns"], 0) / 1e6)
 
     def _answered(self, entry: dict[str, Any]) -> None:
-        row = self.isolation[entry["node"], "operator has the answer"]
+        row = self.isolation[self.mechanism, entry["node"], "operator has the answer"]
         row.add((entry["answered_ns"] - entry["begin_ns"]) / 1e6)
 
     def _revoke_nve(self, entry: dict[str, Any]) -> None:
@@ -248,7 +252,7 @@ class _Analysis:
     def _cut_off(self, entry: dict[str, Any], log: FlowLog) -> None:
         """Positive control: a flow that must lose, so that nothing lost elsewhere means something."""
         seen = logs.effect(log, entry["begin_ns"], entry["end_ns"], entry["interval"])
-        row = self.outages[entry["event"], _CUT_OFF]
+        row = self.outages[self.mechanism, entry["event"], _CUT_OFF]
         row.resolution = entry["interval"]
         row.sent += seen.sent
         row.losses.append(seen.lost)
@@ -307,14 +311,16 @@ class _Analysis:
         base = {
             entry["repeat"]: entry["tcp"]["value"]
             for entry, _ in self.rekeys
-            if entry["rate"] == 0 and entry.get("tcp", {}).get("value")
+            if entry["rate"] == 0 and entry.get("tcp", {}).get("value") and _mechanism(entry) == OURS
         }
-        for rate in sorted({entry["rate"] for entry, _ in self.rekeys}):
-            of_rate = [(entry, seen) for entry, seen in self.rekeys if entry["rate"] == rate]
-            self.result.rekey.append(self._rekey_row(rate, of_rate, base))
+        for mechanism in MECHANISMS:
+            mine = [(entry, seen) for entry, seen in self.rekeys if _mechanism(entry) == mechanism]
+            for rate in sorted({entry["rate"] for entry, _ in mine}):
+                of_rate = [(entry, seen) for entry, seen in mine if entry["rate"] == rate]
+                self.result.rekey.append(self._rekey_row(mechanism, rate, of_rate, base))
 
     def _rekey_row(
-        self, rate: int, of_rate: list[tuple[dict[str, Any], Effect]], base: dict[int, float]
+        self, mechanism: str, rate: int, of_rate: list[tuple[dict[str, Any], Effect]], base: dict[int, float]
     ) -> dict[str, Any]:
         sent, lost = (sum(getattr(seen, name) for _, seen in of_rate) for name in ("sent", "lost"))
         done = [entry["line_rekeys"] * 1e9 / (entry["end_ns"] - entry["begin_ns"]) for entry, _ in of_rate]
@@ -329,23 +335,25 @@ class _Analysis:
             known = reference is not None and tcp["value"] is not None
             ratio.add(tcp["value"] / reference if known else None, "no goodput to compare")
         for name, row in (("outage", outage), ("goodput", goodput), ("ratio", ratio)):
-            self.result.points["rekey", name, str(rate)] = [value for value in row.values if value is not None]
-        self.result.points["rekey", "done", str(rate)] = done
+            self.result.points["rekey", mechanism, name, str(rate)] = _present(row.values)
+        self.result.points["rekey", mechanism, "done", str(rate)] = done
         achieved = summarise(done).median or 0.0
         if rate and achieved < 0.5 * rate:
             self.result.failures.append(
-                f"control: at {rate} replacements a second asked for, only {achieved:.1f} were made: "
-                "that nothing was lost shows nothing"
+                f"control: at {rate} replacements a second asked for{_under(mechanism)}, only {achieved:.1f} were "
+                "made: that nothing was lost shows nothing"
             )
         if not rate and any(entry["rekeys"] for entry, _ in of_rate):
-            self.result.warnings.append("control: associations were replaced in runs without rekeying")
+            self.result.warnings.append(
+                f"control: associations were replaced in runs without rekeying{_under(mechanism)}"
+            )
         compared = ratio.statistics()
         cpu = {
             name: summarise(100 * entry["cpu_ns"][name] / (entry["end_ns"] - entry["begin_ns"]) for entry, _ in of_rate)
             for name in ("controller", "nve1", "nve3")
         }
         return {
-            "rate": rate, "done_per_s": rounded(achieved), "runs": len(of_rate),
+            "mechanism": mechanism, "rate": rate, "done_per_s": rounded(achieved), "runs": len(of_rate),
             "rekeys": sum(entry["rekeys"] for entry, _ in of_rate), "sent": sent, "lost": lost,
             "lost_share": rounded(lost / sent) if sent else None,
             "lost_high": rounded(wilson(lost, sent)[1]) if sent else None,
@@ -361,25 +369,27 @@ class _Analysis:
     def finish(self) -> ControlResult:
         """Make the tables and judge what only all entries together show."""
         result = self.result
-        for (event, role), row in sorted(self.outages.items(), key=lambda item: _place(item[0])):
+        for (mechanism, event, role), row in sorted(self.outages.items(), key=lambda item: _place(item[0])):
             losses = summarise([float(value) for value in row.losses])
             result.outages.append({
-                "event": event, "flows": role, "unit": "ms", **row.statistics(),
+                "mechanism": mechanism, "event": event, "flows": role, "unit": "ms", **row.statistics(),
                 "resolution_ms": 1e3 * row.resolution, "sent": row.sent, "lost": sum(row.losses),
                 "lost_median": losses.median, "lost_max": max(row.losses),
             })  # fmt: skip
-            result.points["outages", event, role] = _present(row.values)
-        for (node, what), row in sorted(self.isolation.items()):
+            result.points["outages", mechanism, event, role] = _present(row.values)
+        for (mechanism, node, what), row in sorted(self.isolation.items(), key=lambda item: _place(item[0])):
             result.isolation.append({
-                "node": node, "what": what, "unit": "ms", **row.statistics(), "resolution_ms": 1e3 * row.resolution,
+                "mechanism": mechanism, "node": node, "what": what, "unit": "ms", **row.statistics(),
+                "resolution_ms": 1e3 * row.resolution,
             })  # fmt: skip
-            result.points["isolation", node, what] = _present(row.values)
-        for step in [step for step in STEPS if step in self.steps]:
-            row = self.steps[step]
+            result.points["isolation", mechanism, node, what] = _present(row.values)
+        for mechanism, step in [(name, step) for name in MECHANISMS for step in STEPS if (name, step) in self.steps]:
+            row = self.steps[mechanism, step]
             result.convergence.append({
-                "step": step, "unit": "s", **row.statistics(), "resolution_ms": 1e3 * row.resolution,
+                "mechanism": mechanism, "step": step, "unit": "s", **row.statistics(),
+                "resolution_ms": 1e3 * row.resolution,
             })  # fmt: skip
-            result.points["convergence", step] = _present(row.values)
+            result.points["convergence", mechanism, step] = _present(row.values)
         self._rekey_rows()
         self._judge()
         return result
@@ -389,35 +399,65 @@ class _Analysis:
         if not self.outages and not self.rekeys:
             result.failures.append("control: nothing was measured")
             return
-        for event in ("nothing", "nva_killed", "link_down", "link_up", "move"):
-            if not any(row["event"] == event and row["count"] for row in result.outages):
-                result.failures.append(f"control: not one outage was measured of '{event}'")
-        if not any(row["what"] != "operator has the answer" and row["count"] for row in result.isolation):
-            result.failures.append("control: not one isolation was measured")
-        if not self.rekeys:
-            result.failures.append("control: no flow was watched while associations were replaced")
-        if not any(row["flows"] == _CUT_OFF for row in result.outages):
+        for mechanism in MECHANISMS:
+            self._judge_whole(mechanism)
+
+    def _judge_whole(self, mechanism: str) -> None:
+        """Look whether a mechanism has a sample of each measure."""
+        failures, under = self.result.failures, _under(mechanism)
+        outages, isolation = (
+            [row for row in table if row["mechanism"] == mechanism]
+            for table in (self.result.outages, self.result.isolation)
+        )
+        for event in ("nothing", "nva_killed", "link_down", "link_up", *(("move",) if mechanism == OURS else ())):
+            if not any(row["event"] == event and row["count"] for row in outages):
+                failures.append(f"control: not one outage was measured of '{event}'{under}")
+        if not any(row["what"] != "operator has the answer" and row["count"] for row in isolation):
+            failures.append(f"control: not one isolation was measured{under}")
+        if not any(_mechanism(entry) == mechanism for entry, _ in self.rekeys):
+            failures.append(f"control: no flow was watched while associations were replaced{under}")
+        if not any(row["flows"] == _CUT_OFF for row in outages):
             # Without a flow that must lose, that others lose nothing shows nothing.
-            result.failures.append("control: no revoked node's flow shows that losses are seen")
+            failures.append(f"control: no revoked node's flow shows that losses are seen{under}")
 
 
 def _present(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
+def label_of(mechanism: str, repeat: int) -> str:
+    """Return the name of a repeat's network and of its folder; ``repeat`` counts from 0."""
+    return f"r{repeat + 1}" if mechanism == OURS else f"{mechanism}-r{repeat + 1}"
+
+
+def _mechanism(entry: dict[str, Any]) -> str:
+    return str(entry.get("mechanism", OURS))
+
+
+def _under(mechanism: str) -> str:
+    return "" if mechanism == OURS else f" under {mechanism}"
+
+
 def _where(entry: dict[str, Any]) -> str:
-    return f"{entry['event']}, repeat {entry['repeat'] + 1}"
+    return f"{entry['event']}{_under(_mechanism(entry))}, repeat {entry['repeat'] + 1}"
 
 
 _ORDER = ("nothing", "nva_killed", "link_down", "link_up", "move", "revoke_nve", "revoke_transit")
 
 
-def _place(key: tuple[str, str]) -> tuple[int, str]:
-    return (_ORDER.index(key[0]) if key[0] in _ORDER else len(_ORDER), key[1])
+def _place(key: tuple[str, str, str]) -> tuple[int, int, str, str]:
+    mechanism, event, role = key
+    return MECHANISMS.index(mechanism), _ORDER.index(event) if event in _ORDER else len(_ORDER), event, role
+
+
+def channel_seconds(profile: Profile) -> float:
+    """Return how long all repeats under channels are expected to take."""
+    events = 5 * EVENT_SECONDS + profile.rekey_seconds + profile.channel_rekey_seconds + 2.0
+    return (len(MECHANISMS) - 1) * profile.channel_repeats * (START_SECONDS + events)
 
 
 def repeat_seconds(profile: Profile) -> float:
-    """Return how long the events of one repeat are expected to take."""
+    """Return how long the events of one repeat of our mechanism are expected to take."""
     rekeys = len(profile.rekey_rates) * (profile.rekey_seconds + 0.5)
     return 7 * EVENT_SECONDS + rekeys + len(profile.rekey_tcp_rates) * (profile.rekey_tcp_seconds + 0.4)
 
@@ -445,13 +485,15 @@ def analyse(run: Path) -> ControlResult:
 
 _STATISTICS = ("median", "ci_low", "ci_high", "ci_coverage", "count", "missing", "max", "reasons")
 TABLES: dict[str, tuple[str, ...]] = {
-    "convergence": ("step", "unit", *_STATISTICS, "resolution_ms"),
-    "outages": ("event", "flows", "unit", *_STATISTICS, "resolution_ms", "sent", "lost", "lost_median", "lost_max"),
-    "isolation": ("node", "what", "unit", *_STATISTICS, "resolution_ms"),
+    "convergence": ("mechanism", "step", "unit", *_STATISTICS, "resolution_ms"),
+    "outages": (
+        "mechanism", "event", "flows", "unit", *_STATISTICS, "resolution_ms", "sent", "lost", "lost_median", "lost_max",
+    ),
+    "isolation": ("mechanism", "node", "what", "unit", *_STATISTICS, "resolution_ms"),
     "rekey": (
-        "rate", "done_per_s", "runs", "rekeys", "sent", "lost", "lost_share", "lost_high", "gap_ms", "gap_max_ms",
-        "goodput_mbit", "ratio", "ratio_low", "ratio_high", "ratio_count", "cpu_controller_percent", "cpu_nve1_percent",
-        "cpu_nve3_percent", "missing", "reasons",
+        "mechanism", "rate", "done_per_s", "runs", "rekeys", "sent", "lost", "lost_share", "lost_high", "gap_ms",
+        "gap_max_ms", "goodput_mbit", "ratio", "ratio_low", "ratio_high", "ratio_count", "cpu_controller_percent",
+        "cpu_nve1_percent", "cpu_nve3_percent", "missing", "reasons",
     ),
 }  # fmt: skip
 

@@ -14,8 +14,10 @@ from typing import Any
 from experiments.bench import records
 from experiments.context import Context, ExperimentError
 from experiments.control_flows import Flow, Flows, watch
+from experiments.control_sessions import Sessions
 from experiments.measure import IperfServer, MeasureError, cpu_nanoseconds, tcp_goodput
 from experiments.programs import wait_for
+from geneve.control.channel import ChannelProtocol
 from geneve.errors import ConfigError
 from topologies.configs import CONTROLLER_NAME
 from topologies.network import Testbed
@@ -31,6 +33,8 @@ BOTH_WAYS = (("red1", "red3"), ("red3", "red1"))
 MOVING = "red3"
 HOMES = ("nve3", "nve2")
 """Where the moving tenant is at first, and where it moves to and comes back from."""
+CHANNEL_RATES = (0, 1)
+"""How often a second keys are replaced under a channel."""
 _POLL = 0.02
 _PATIENCE = 15.0
 
@@ -57,6 +61,18 @@ class Events:
         }
         for rate in self.context.profile.rekey_rates:
             events[f"rekey {rate}"] = lambda rate=rate: self.rekey(rate)  # type: ignore[misc]
+        return events
+
+    def channel_table(self) -> dict[str, Callable[[], list[Entry]]]:
+        """Return the events that a channel may make another thing of, by name, and controls."""
+        events: dict[str, Callable[[], list[Entry]]] = {
+            "nothing": self.nothing,
+            "nva_killed": self.nva_killed,
+            "link": self.link,
+            "revoke_nve": self.revoke_nve,
+        }
+        for rate in CHANNEL_RATES:
+            events[f"rekey {rate}"] = lambda rate=rate: self.channel_rekey(rate)  # type: ignore[misc]
         return events
 
     def _entry(self, event: str, flows: list[Flow], begin_ns: int, end_ns: int, **details: Any) -> Entry:
@@ -215,18 +231,29 @@ class Events:
     def rekey(self, rate: int) -> list[Entry]:
         """Replace all associations ``rate`` times a second under a UDP flow, and then under a TCP flow."""
         profile = self.context.profile
-        with self.flows.running([BOTH_WAYS[0]], REKEY_INTERVAL) as flows:
-            operator = Operator(self.testbed, rate)
-            with operator:
-                before, begin = self._work(), time.time_ns()
-                end = watch(profile.rekey_seconds)
-                used = {name: work - before[name] for name, work in self._work().items()}
-            entry = self._entry(
-                "rekey", flows, begin, end, interval=REKEY_INTERVAL, rate=rate, cpu_ns=used, **operator.done()
-            )
+        entry = self._rekey(rate, Operator(self.testbed, rate), profile.rekey_seconds)
         if rate in profile.rekey_tcp_rates:
             entry["tcp"] = self._tcp(rate)
         return [entry]
+
+    def channel_rekey(self, rate: int) -> list[Entry]:
+        """Replace the keys of a channel ``rate`` times a second under a UDP flow: IPsec's, or DTLS sessions."""
+        channel = self.testbed.scenario.channel
+        assert channel is not None
+        dtls = channel.protocol is ChannelProtocol.DTLS
+        operator = Sessions(self.testbed, rate) if dtls else Operator(self.testbed, rate, vni=None)
+        profile = self.context.profile
+        return [self._rekey(rate, operator, profile.channel_rekey_seconds if rate else profile.rekey_seconds)]
+
+    def _rekey(self, rate: int, operator: Operator | Sessions, seconds: float) -> Entry:
+        with self.flows.running([BOTH_WAYS[0]], REKEY_INTERVAL) as flows:
+            with operator:
+                before, begin = self._work(), time.time_ns()
+                end = watch(seconds)
+                used = {name: work - before[name] for name, work in self._work().items()}
+            return self._entry(
+                "rekey", flows, begin, end, interval=REKEY_INTERVAL, rate=rate, cpu_ns=used, **operator.done()
+            )
 
     def _work(self) -> dict[str, int]:
         """CPU time of the daemons that a replacement concerns, in nanoseconds."""
@@ -257,13 +284,16 @@ class Events:
 class Operator:
     """Asks for new keys ``rate`` times a second in a thread of its own, and keeps which associations there were.
 
-    What was really done is read from the NVA's list: the SPIs of the observed line that were not there before.
+    What was really done is read from the NVA's list: the SPIs of the observed line that were not there before. Keys of
+    a pair of NVEs are of no ``vni``.
     """
 
-    def __init__(self, testbed: Testbed, rate: int, sender: str = "nve1", audience: str = "nve3") -> None:
+    def __init__(
+        self, testbed: Testbed, rate: int, sender: str = "nve1", audience: str = "nve3", vni: int | None = 100
+    ) -> None:
         self._testbed = testbed
         self._rate = rate
-        self._line = (sender, audience, 100)
+        self._line = (sender, audience, vni)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.requests = 0

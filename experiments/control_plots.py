@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import control_scale_plots
-from experiments.control_analysis import STEPS, ControlResult
+from experiments.control_analysis import MECHANISMS, OURS, STEPS, ControlResult
 from experiments.plotting import Plot, error_bars, figure, save
 from experiments.statistics import summarise
 
@@ -19,21 +19,23 @@ OUTAGES = Plot(
     "several flows the worst. Circles: single events; diamonds and whiskers: median and its order-statistics interval. "
     "Dotted line: the sending interval, which is the resolution; triangles: not longer, with their number. 'nothing "
     "done' is what the method takes for an outage when nothing happens. Right: messages lost of those sent in the "
-    "windows of all events together.",
+    "windows of all events together. Rows ESP and DTLS: the event named above them under that channel, in networks of "
+    "their own and fewer of them; of three samples the interval is their range, which covers the median with 75%.",
 )
 ISOLATION = Plot(
     "control-isolation",
     "Time to isolation of a revoked node",
     "From the operator's request to the answer, and to the last sign of the revoked node, rounded up by one sending "
     "interval: the last message of its tenant that a peer's tenant received; the last message to its tenant that it "
-    "could still open; the last packet that a revoked transit device reported as authenticated. Marks as above.",
+    "could still open; the last packet that a revoked transit device reported as authenticated. With DTLS no keys are "
+    "withdrawn: peers end their sessions with a node that the NVA no longer names. Marks and rows as above.",
 )
 CONVERGENCE = Plot(
     "control-convergence",
     "Time to convergence",
     "First six: from the launch of the controller and all daemons. Below: from the launch of a killed NVA, from the "
     "return of a link, from the launch of a restored NVE, and from an operator's permission for a transit device to "
-    "come back, which goes on trying by itself. Marks as above. Most of it is the start of Python programs.",
+    "come back, which goes on trying by itself. Marks and rows as above. Most of it is the start of Python programs.",
 )
 REKEY = Plot(
     "control-rekey",
@@ -41,7 +43,9 @@ REKEY = Plot(
     "All associations replaced so many times a second, make before break. Top: messages lost; whiskers: up to the "
     "upper end of the Wilson 95% interval, which says how much loss could have gone unseen. Middle: longest time in "
     "which the receiver got nothing, beyond the sending interval. Bottom: goodput of one TCP flow, relative to that of "
-    "the same repeat without rekeying. Circles: repeats; diamonds and whiskers: median and its interval.",
+    "the same repeat without rekeying. Circles: repeats; diamonds and whiskers: median and its interval. Right: ESP, "
+    "whose associations the NVA replaces, and DTLS, which makes new sessions by itself, one a second at most; their "
+    "goodput was not measured.",
 )
 PLOTS = (OUTAGES, ISOLATION, CONVERGENCE, REKEY, *control_scale_plots.PLOTS)
 
@@ -56,6 +60,7 @@ _OUTAGE_ROWS = {
     ("revoke_nve", "bystander"): "NVE revoked: others",
     ("revoke_transit", "through the device"): "device revoked: through it",
 }
+_CHANNELS = {"esp": "ESP", "dtls": "DTLS"}
 _ISOLATION_ROWS = {
     ("nve3", "operator has the answer"): "NVE: answer",
     ("nve3", "peers hear it"): "NVE: peers hear it",
@@ -72,6 +77,8 @@ _STEP_ROWS = {
     "NVE restored: packets reach it": "NVE restored: reached",
     "transit device restored: authenticates": "device restored",
 }
+_CHANNEL_STEPS = frozenset(_STEP_ROWS) - {"transit device restored: authenticates"}
+"""What is shown of channels: the steps before these are the start of programs, whichever the mechanism."""
 _POINT = {
     "linestyle": "", "marker": "o", "markersize": 3.2, "markerfacecolor": "1", "markeredgecolor": "0.35",
     "markeredgewidth": 0.6, "clip_on": False,
@@ -112,37 +119,52 @@ def draw(result: ControlResult, folder: Path) -> list[Plot]:
     return [*drawn, *control_scale_plots.draw(result.growth, folder)]
 
 
-def _values(result: ControlResult, *key: str) -> list[float]:
+_Table = dict[tuple[str, ...], dict[str, Any]]
+
+
+def _table(rows: Sequence[dict[str, Any]], *names: str) -> _Table:
+    """Return the rows that have a figure by their mechanism and the columns named."""
+    return {(row["mechanism"], *(row[name] for name in names)): row for row in rows if row["count"]}
+
+
+def _of_mechanisms(table: _Table, key: tuple[str, ...]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return the rows of an event or step under each mechanism, ours first, each with its whole key."""
+    keys = [(name, *key) for name in MECHANISMS]
+    return [(whole, table[whole]) for whole in keys if whole in table]
+
+
+def _points(result: ControlResult, *key: str) -> list[float]:
     return result.points[key]
 
 
 def _outage_lines(result: ControlResult) -> list[_Line]:
-    rows = {(row["event"], row["flows"]): row for row in result.outages if row["count"]}
+    table = _table(result.outages, "event", "flows")
     return [
-        _Line(label, _values(result, "outages", *key), rows[key], f"{rows[key]['lost']}/{rows[key]['sent']}")
-        for key, label in _OUTAGE_ROWS.items() if key in rows
+        _Line(_CHANNELS.get(whole[0], label), _points(result, "outages", *whole), row, f"{row['lost']}/{row['sent']}")
+        for key, label in _OUTAGE_ROWS.items() for whole, row in _of_mechanisms(table, key)
     ]  # fmt: skip
 
 
 def _isolation_lines(result: ControlResult) -> list[_Line]:
-    rows = {(row["node"], row["what"]): row for row in result.isolation if row["count"]}
+    table = _table(result.isolation, "node", "what")
     return [
-        _Line(label, _values(result, "isolation", *key), rows[key])
-        for key, label in _ISOLATION_ROWS.items() if key in rows
+        _Line(_CHANNELS.get(whole[0], label), _points(result, "isolation", *whole), row)
+        for key, label in _ISOLATION_ROWS.items() for whole, row in _of_mechanisms(table, key)
     ]  # fmt: skip
 
 
 def _step_lines(result: ControlResult) -> list[_Line]:
-    rows = {row["step"]: row for row in result.convergence if row["count"]}
+    table = _table(result.convergence, "step")
     return [
-        _Line(_STEP_ROWS.get(step, step), _values(result, "convergence", step), rows[step])
-        for step in STEPS if step in rows
+        _Line(_CHANNELS.get(whole[0], _STEP_ROWS.get(step, step)), _points(result, "convergence", *whole), row)
+        for step in STEPS for whole, row in _of_mechanisms(table, (step,))
+        if whole[0] == OURS or step in _CHANNEL_STEPS
     ]  # fmt: skip
 
 
 def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
     """One row for each kind of event: its samples, their median and its interval, on a logarithmic axis."""
-    drawing, axes = figure(0.75 + 0.27 * len(lines))
+    drawing, axes = figure(0.75 + 0.25 * len(lines))
     scale = 1.0 if lines[0].row["unit"] == "ms" else 1e3
     floor = min(line.row["resolution_ms"] / scale for line in lines if line.row["resolution_ms"])
     for place, line in enumerate(lines):
@@ -164,6 +186,7 @@ def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
     axes.set_xlim(left, high * 1.35)
     _plain_ticks(axes, left, high * 1.35)
     axes.set_yticks(range(len(lines)), [line.label for line in lines])
+    _mark_channels(axes, lines)
     axes.set_ylim(len(lines) - 0.45, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -174,6 +197,16 @@ def _strip(lines: Sequence[_Line], label: str, notes: str = "") -> Any:
             va="bottom", annotation_clip=False,
         )  # fmt: skip
     return drawing
+
+
+def _mark_channels(axes: Any, lines: Sequence[_Line]) -> None:
+    """Draw a line above each event that has rows of channels, and below them, and write their names smaller."""
+    channels = set(_CHANNELS.values())
+    for place, (line, text) in enumerate(zip(lines, axes.get_yticklabels(), strict=True)):
+        if line.label in channels:
+            text.set(fontsize=6.5, color="0.3")
+        elif place and any(near.label in channels for near in lines[place - 1 : place + 2]):
+            axes.axhline(place - 0.5, color="0.75", linewidth=0.5, zorder=1)
 
 
 def _strip_row(axes: Any, place: int, line: _Line, floor: float) -> None:
@@ -208,34 +241,64 @@ def _plain_ticks(axes: Any, low: float, high: float) -> None:
 def _rekey(result: ControlResult) -> Any:
     rows = [row for row in result.rekey if row["sent"]]
     drawing, (top, middle, bottom) = figure(4.3, rows=3, sharex=True)
-    for place, row in enumerate(rows):
+    names, places = _groups(rows)
+    for place, row in zip(places, rows, strict=True):
         share, high = 100 * row["lost"] / row["sent"], 100 * row["lost_high"]
         top.errorbar(place, share, yerr=[[share], [high - share]], **{**_MEDIAN, "clip_on": False})
         top.annotate(
             f"{row['lost']}/{row['sent']}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center",
-            fontsize=6.5,
+            fontsize=5,
         )  # fmt: skip
-        rate = str(row["rate"])
-        _column(middle, place, result.points["rekey", "outage", rate])
-        _column(bottom, place, result.points["rekey", "ratio", rate])
+        _column(middle, place, _rekey_points(result, row, "outage"))
+        _column(bottom, place, _rekey_points(result, row, "ratio"))
     top.set_ylim(0, 1.35 * max(100 * row["lost_high"] for row in rows))
     top.set_ylabel("lost (%)")
     middle.set_ylabel("longest gap (ms)")
     bottom.set_ylabel("TCP goodput,\nrelative to none")
     for axes, name in ((middle, "outage"), (bottom, "ratio")):
-        values = [value for row in rows for value in result.points["rekey", name, str(row["rate"])]]
+        values = [value for row in rows for value in _rekey_points(result, row, name)]
         axes.set_ylim(0, 1.12 * max([*values, 1e-3]))
-    bottom.set_xticks(range(len(rows)), [f"{row['rate']}" for row in rows])
-    bottom.set_xlim(-0.5, len(rows) - 0.5)
-    bottom.set_xlabel("replacements of all associations per second")
+    bottom.set_xticks(places, [f"{row['rate']}" for row in rows])
+    bottom.set_xlim(-0.5, places[-1] + 0.5)
+    bottom.set_xlabel("replacements of all keys per second")
     for axes in (top, middle, bottom):
         axes.grid(visible=False, axis="x")
         axes.tick_params(axis="x", length=0)
+        for _, first, _ in names[1:]:
+            axes.axvline(first - 0.65, color="0.6", linewidth=0.6)
+    for name, first, last in names:
+        if name != OURS:
+            bottom.annotate(
+                "not\nmeasured", ((first + last) / 2, 0.5), xycoords=("data", "axes fraction"), ha="center",
+                va="center", fontsize=6, color="0.3",
+            )  # fmt: skip
+        top.annotate(
+            _CHANNELS.get(name, name), ((first + last) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+            textcoords="offset points", ha="center", fontsize=7,
+        )  # fmt: skip
     drawing.align_ylabels()
     return drawing
 
 
-def _column(axes: Any, place: int, values: Sequence[float]) -> None:
+def _rekey_points(result: ControlResult, row: dict[str, Any], name: str) -> list[float]:
+    return result.points["rekey", row["mechanism"], name, str(row["rate"])]
+
+
+def _groups(rows: Sequence[dict[str, Any]]) -> tuple[list[tuple[str, float, float]], list[float]]:
+    """Return each mechanism with its first and last place, and the places of all rows, a gap between mechanisms."""
+    places: list[float] = []
+    names: list[tuple[str, float, float]] = []
+    for index, row in enumerate(rows):
+        name, apart = row["mechanism"], index > 0 and row["mechanism"] != rows[index - 1]["mechanism"]
+        places.append((places[-1] + (1.3 if apart else 1.0)) if places else 0.0)
+        if names and not apart:
+            names[-1] = (name, names[-1][1], places[-1])
+        else:
+            names.append((name, places[-1], places[-1]))
+    return names, places
+
+
+def _column(axes: Any, place: float, values: Sequence[float]) -> None:
     """Samples of one rate, and their median with its interval beside them."""
     if not values:
         return

@@ -30,6 +30,10 @@ class Profile:
     """How often a second all associations are replaced."""
     rekey_tcp_rates: tuple[int, ...] = (0, 1, 2, 5, 10)
     """At which of them TCP goodput is measured too; the ratio needs 0."""
+    channel_repeats: int = 3
+    """Repeats of the control-plane experiment under each channel, with fewer events than under our mechanism."""
+    channel_rekey_seconds: float = 4.0
+    """How long a flow is watched there while keys are replaced: DTLS makes a session a second at most."""
     growth_sizes: tuple[int, ...] = (10, 30, 100)
     """Numbers of simulated NVEs with which the growth of the control plane is measured."""
     growth_changes: int = 5
@@ -90,7 +94,8 @@ PROFILES = {
         Profile(
             "paper", repeats=20, tcp_seconds=5, udp_seconds=5, udp_rate=2000, pings=500, ping_interval=0.004,
             frames_per_size=20, attack_trials=30, packets_per_trial=20, telemetry_packets=2000, rekey_seconds=5.0,
-            rekey_tcp_seconds=3, growth_sizes=(10, 100, 1000), growth_changes=20,
+            rekey_tcp_seconds=3, channel_repeats=12, channel_rekey_seconds=6.0,
+            growth_sizes=(10, 100, 1000), growth_changes=20,
             scale_rounds=21, scale_memory_repeats=6,
             flood_before_seconds=1.0, flood_seconds=2.0, flood_probe_seconds=1.0, flood_repeats=8,
             mechanisms_tcp_seconds=2.0, mechanisms_udp_seconds=2.0, mechanisms_pings=200, mechanisms_setup_starts=3,
@@ -99,7 +104,7 @@ PROFILES = {
         Profile(
             "smoke", repeats=1, tcp_seconds=1, udp_seconds=1, udp_rate=1000, pings=20, ping_interval=0.004,
             frames_per_size=2, attack_trials=3, packets_per_trial=3, telemetry_packets=20, rekey_seconds=1.0,
-            rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), growth_sizes=(5, 10), growth_changes=2,
+            rekey_tcp_seconds=1, rekey_tcp_rates=(0, 10), channel_repeats=1, growth_sizes=(5, 10), growth_changes=2,
             scale_rounds=1, scale_packets=256, scale_memory_repeats=1,
             scale_largest=(("associations", 100), ("rules", 100), ("flows", 1000)),
             flood_repeats=1, flood_rates=(1000, 20_000), mechanisms_tcp_seconds=0.2, mechanisms_udp_seconds=0.1,

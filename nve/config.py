@@ -107,6 +107,16 @@ class NveConfig(StrictModel):
             raise ValueError("key 'credentials' is missing: DTLS needs a certificate and its key")
         return self
 
+    @model_validator(mode="after")
+    def _kernel_has_fresh_keys(self) -> NveConfig:
+        held = self.static_state is not None and self.static_state.outbound
+        if self.channel is not None and self.ipsec != "user-space" and held:
+            raise ValueError(
+                f"key 'ipsec' is '{self.ipsec}' and 'static_state' has keys to send with: the kernel's sequence "
+                "numbers start again with each start, under the same keys; set it to 'user-space'"
+            )
+        return self
+
     @property
     def dscp(self) -> int | None:
         """The outer DSCP, or None to copy the inner one."""

@@ -104,8 +104,9 @@ class Dataplane:
         self.expire(now)
         self._drop_stale(now)
         prepared = self._prepare(state, now)
-        self._peers = {nve.name: nve.address for nve in state.nves}
-        self._mechanism.hold(usable(prepared.outbound)[0], usable(prepared.inbound)[0], self._peers)
+        peers = {nve.name: nve.address for nve in state.nves}
+        self._mechanism.hold(usable(prepared.outbound)[0], usable(prepared.inbound)[0], peers)
+        self._peers = peers
         before = self._applied
         self._swap(prepared.applied)
         self._outbound.commit(prepared.outbound)
@@ -199,7 +200,11 @@ class Dataplane:
         outbound, inbound = self._outbound.expire(now), self._inbound.expire(now)
         self._next_expiry = min(self._outbound.next_expiry(), self._inbound.next_expiry())
         self.counters["associations_expired"] += len(outbound) + len(inbound)
-        self._mechanism.hold(self._outbound.ends(), self._inbound.ends(), self._peers)
+        try:
+            self._mechanism.hold(self._outbound.ends(), self._inbound.ends(), self._peers)
+        except ConfigError:
+            # Whoever holds them too may still have what ended. Nothing here uses it from now on.
+            self.counters["hold_failed"] += 1
         applied = self._applied
         applied.forget_flows()
         if inbound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from geneve.control.channel import ChannelProtocol
+from geneve.control.kernel_ipsec import kernel_lacks
 from geneve.control.tls import TlsFiles
 from geneve.errors import ConfigError
 from geneve.security.signature import SourceSigner
@@ -34,7 +35,7 @@ def make_mechanism(config: NveConfig, signer: SourceSigner) -> Mechanism:
         return Dtls(channel, sessions, _log_session)
     missing = _kernel_lacks(config)
     if missing is None:
-        return KernelIpsec(channel, underlay.address, xfrm.run_lines)
+        return KernelIpsec(channel, underlay.address, xfrm.run_line, underlay.port)
     if config.ipsec == "kernel":
         raise ConfigError(f"key 'ipsec': the kernel's IPsec cannot be used ({missing}); set it to 'user-space'.")
     log.info("IPsec in user space: %s", missing)
@@ -45,6 +46,11 @@ def _kernel_lacks(config: NveConfig) -> str | None:
     """Return why the kernel's ESP or AH is not used, None where it is."""
     if config.ipsec == "user-space" or config.channel is None:
         return "so configured"
+    # The NVA's profiles are not known yet: those that the kernel cannot do are refused when they come.
+    profiles = config.static_state.profiles if config.static_state is not None else ()
+    for lacks in map(kernel_lacks, profiles):
+        if lacks:
+            return lacks
     return xfrm.find_missing(config.channel) or None
 
 
@@ -64,10 +70,26 @@ def _log_session(event: SessionEvent) -> None:
 
 
 def make_underlay(config: NveConfig, mechanism: Mechanism) -> UnderlaySockets | RawSockets:
-    """Return the sockets; UnderlayError when they cannot be had."""
+    """Return the sockets; UnderlayError when they cannot be had, ConfigError when nothing would protect them.
+
+    The kernel's IPsec begins to drop what is in clear before a socket is bound: nothing waits in one from before.
+    """
     underlay, channel = config.underlay, config.channel
-    if channel is not None and channel.ip_protocol is not None and not isinstance(mechanism, KernelIpsec):
+    kernel = mechanism if isinstance(mechanism, KernelIpsec) else None
+    if channel is not None and channel.ip_protocol is not None and kernel is None:
         return RawSockets(underlay.address, channel.ip_protocol, underlay.interface)
-    return UnderlaySockets(
+    if kernel is not None:
+        bypass = xfrm.find_bypass(underlay.interface)
+        if bypass:
+            raise ConfigError(f"key 'ipsec': the kernel passes over its policies ({bypass} is set); set that to 0.")
+        kernel.begin()
+    sockets = UnderlaySockets(
         underlay.address, underlay.port, underlay.source_ports, underlay.interface, config.offloads
     )
+    try:
+        if kernel is not None:
+            kernel.take_over()
+    except ConfigError:
+        sockets.close()
+        raise
+    return sockets

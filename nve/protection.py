@@ -136,3 +136,33 @@ class Mechanism(Protocol):
 
     def document(self) -> dict[str, Any]:
         """Return what the stats socket tells of the mechanism: names and numbers, never keys."""
+
+
+class KeysFromNva:
+    """What mechanisms with keys from the NVA have in common: of their own accord they do nothing."""
+
+    keyed = True
+    version = 0
+
+    def check(self, profiles: Iterable[Profile]) -> None:
+        """Do nothing: an association says when it does not fit."""
+
+    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
+        """Do nothing: nobody else has to hold anything."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is left behind."""
+
+    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
+        """Do nothing: all there is to know comes with the associations."""
+
+    def want(self, peer: str, now: float) -> None:
+        """Do nothing: the NVA is asked for keys."""
+
+    def run_due(self, now: float) -> list[Datagram]:  # noqa: ARG002
+        """Return nothing: there is nothing to say."""
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Return None: nothing is ever due."""
+        return None

@@ -1,7 +1,9 @@
 """The NVE's raw IP sockets on the underlay, for ESP and AH that IP itself carries (thin shell).
 
 One packet is one system call each way: the kernel puts together and takes apart UDP and TCP only. ESP packets are
-handed over from the SPI on; AH packets whole, with the IP header that AH authenticates.
+handed over from the SPI on; AH packets whole, with the IP header that AH authenticates. Under IPv6 the kernel keeps
+that header to itself, and extension headers too, which somebody on the path may have put in: it is asked to tell of
+them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Iterable
 from geneve.control.channel import IP_PROTOCOL_AH
 from geneve.drops import DropReason
 from geneve.offloads import OffloadStates, unavailable
+from geneve.outer import IPV4_SIZE
 from geneve.overhead import IP_HEADER_SIZE
 from nve.datagrams import Datagram, Received, packed_address
 from nve.underlay import (
@@ -28,10 +31,53 @@ from nve.underlay import (
     class_control,
     join_group,
     leave_by,
-    read_control,
 )
 
-_CONTROL_SPACE = socket.CMSG_SPACE(4)
+Control = list[tuple[int, int, bytes]]
+"""Control messages: level, type, data."""
+
+_CONTROL_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(64)
+_EXTENSIONS = (
+    (socket.IPV6_RECVHOPOPTS, socket.IPV6_HOPOPTS),
+    (socket.IPV6_RECVDSTOPTS, socket.IPV6_DSTOPTS),
+    (socket.IPV6_RECVRTHDR, socket.IPV6_RTHDR),
+)
+"""What asks to be told of an extension header (RFC 3542, section 6), and what tells of it."""
+_TOLD = frozenset(kind for _, kind in _EXTENSIONS)
+_NOT_AH = 0
+"""In the place of AH's number: hop-by-hop options, one of the headers that may stand in front of AH."""
+
+
+def read_packet(packet: bytes, control: Control, flags: int, source: bytes, whole: bytes | None) -> Received:
+    """Return what a raw socket received as the opener wants it. Pure; takes any bytes and raises nothing.
+
+    IPv4 gives whole packets, IPv6 what is behind all headers. ``whole`` is the destination, 4 or 16 bytes, where AH is
+    received, which is opened with its IP header, None for ESP. What is too short comes out as it is, to be refused as
+    malformed. AH behind IPv6 extension headers gets a header that says so, and is refused as unsupported.
+    """
+    if len(source) == 4:
+        if len(packet) < IPV4_SIZE:
+            return Received(b"", source)
+        return Received(packet if whole is not None else packet[(packet[0] & 0x0F) * 4 :], source, packet[1])
+    traffic_class, extended = _read_control(control)
+    if whole is None:
+        return Received(packet, source, traffic_class)
+    # All that AH authenticates of the header is known. Where control messages were cut, more was told than fits.
+    protocol = _NOT_AH if extended or flags & socket.MSG_CTRUNC else IP_PROTOCOL_AH
+    head = struct.pack("!IHBB", 6 << 28, len(packet) & 0xFFFF, protocol, MULTICAST_HOPS)
+    return Received(head + source + whole + packet, source, traffic_class)
+
+
+def _read_control(control: Control) -> tuple[int, bool]:
+    """Return the traffic class, and whether there were extension headers."""
+    traffic_class, extended = 0, False
+    for level, kind, data in control:
+        if level != socket.IPPROTO_IPV6:
+            continue
+        if kind == socket.IPV6_TCLASS and len(data) >= 4:
+            traffic_class = struct.unpack("i", data[:4])[0] & 0xFF
+        extended |= kind in _TOLD
+    return traffic_class, extended
 
 
 class RawSockets:
@@ -73,6 +119,8 @@ class RawSockets:
             opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
             if self._ipv6:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+                for asked, _ in _EXTENSIONS if self._whole else ():
+                    opened.setsockopt(socket.IPPROTO_IPV6, asked, 1)
             opened.bind((address, 0))
         except OSError:
             opened.close()
@@ -105,32 +153,18 @@ class RawSockets:
     def receive(self, limit: int, receiver: socket.socket) -> list[Received]:
         """Return up to ``limit`` packets that wait at ``receiver``, the node's own or a group's."""
         packets: list[Received] = []
+        whole = self._destinations[receiver.fileno()] if self._whole else None
         try:
             while len(packets) < limit:
-                size, control, _, peer = receiver.recvmsg_into([self._buffer], _CONTROL_SPACE)
-                packet = self._read(bytes(self._view[:size]), control, peer[0], receiver)
-                if packet is not None:
-                    packets.append(packet)
+                size, control, flags, peer = receiver.recvmsg_into([self._buffer], _CONTROL_SPACE)
+                source = packed_address(peer[0].partition("%")[0])
+                packets.append(read_packet(bytes(self._view[:size]), control, flags, source, whole))
         except BlockingIOError:
             pass
         except OSError as error:
             if error.errno != errno.ECONNREFUSED:
                 raise
         return packets
-
-    def _read(
-        self, packet: bytes, control: list[tuple[int, int, bytes]], peer: str, receiver: socket.socket
-    ) -> Received | None:
-        source = packed_address(peer.partition("%")[0])
-        if self._ipv6:
-            traffic_class, _ = read_control(control)
-            if self._whole:  # the kernel keeps the header to itself: all that AH authenticates of it is known
-                head = struct.pack("!IHBB", 6 << 28, len(packet) & 0xFFFF, self._protocol, MULTICAST_HOPS)
-                packet = head + source + self._destinations[receiver.fileno()] + packet
-            return Received(packet, source, traffic_class)
-        if len(packet) < IP_HEADER_SIZE[4]:
-            return None
-        return Received(packet if self._whole else packet[(packet[0] & 0x0F) * 4 :], source, packet[1])
 
     def send(self, datagram: Datagram) -> list[DropReason]:
         """Send a packet, or many one by one; return why the kernel did not take some, one reason for each."""

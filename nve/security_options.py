@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from geneve.control.profile import Profile
@@ -12,19 +12,16 @@ from geneve.security.association import InboundAssociation, InboundEnd, Outbound
 from geneve.security.open import PacketOpener
 from geneve.security.seal import PacketSealer
 from geneve.security.signature import SourceSigner
-from nve.datagrams import Datagram
-from nve.protection import Chosen, Use
+from nve.protection import Chosen, KeysFromNva, Use
 
 
-class SecurityOptions:
+class SecurityOptions(KeysFromNva):
     """Associations from the NVA, one security option for each audience; ``signer`` proves multicast packets.
 
     Packets that nothing protects pass too: what the policy lets through in clear is plain Geneve.
     """
 
     channel = None
-    keyed = True
-    version = 0
 
     def __init__(self, signer: SourceSigner | None = None) -> None:
         self._signer = signer
@@ -59,28 +56,6 @@ class SecurityOptions:
         )
         sealer.check_room(use.options)
         return sealer
-
-    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
-        """Do nothing: all there is to know comes with the associations."""
-
-    def check(self, profiles: Iterable[Profile]) -> None:
-        """Do nothing: an association says when it does not fit."""
-
-    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
-        """Do nothing: nobody else has to hold anything."""
-
-    def close(self) -> None:
-        """Do nothing: nothing is left behind."""
-
-    def want(self, peer: str, now: float) -> None:
-        """Do nothing: the NVA is asked for keys."""
-
-    def run_due(self, now: float) -> list[Datagram]:  # noqa: ARG002
-        """Return nothing: the mechanism has nothing to say of its own."""
-        return []
-
-    def next_deadline(self) -> None:
-        """Return None: nothing is ever due."""
 
     def document(self) -> dict[str, Any]:
         """Return the mechanism's name."""

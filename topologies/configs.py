@@ -29,6 +29,7 @@ from topologies.plan import (
 )
 from topologies.profiles import NO_PROTECTION
 from topologies.scenario import NVA_NAME, OPERATOR_NAME, Tenant, UnderlayGroup
+from topologies.scenario_checks import kernel_ipsec_lacks
 
 COLLECTOR_NAME = "collector"
 CONTROLLER_NAME = "controller"
@@ -138,7 +139,8 @@ def nve_config(plan: Plan, layout: Layout, name: str, moved: MappingType[str, st
     }
     if plan.scenario.channel is not None:
         document["channel"] = plan.scenario.channel.model_dump(mode="json")
-        document["ipsec"] = plan.scenario.ipsec
+        unfit = plan.scenario.ipsec == "auto" and kernel_ipsec_lacks(plan.scenario) is not None
+        document["ipsec"] = "user-space" if unfit else plan.scenario.ipsec
     if plan.scenario.key_log:
         document["key_log"] = str(layout.key_log(name))
     return document

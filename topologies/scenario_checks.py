@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from geneve.control.channel import ChannelProtocol
+from geneve.control.kernel_ipsec import kernel_lacks
 from geneve.control.rules import Action
 from geneve.errors import ConfigError
 from geneve.option import CRITICAL_TYPE_BIT
@@ -43,6 +44,7 @@ def first_fault(scenario: Scenario) -> str | None:
         _check_places,
         _check_profiles,
         _check_mechanism,
+        _check_kernel_ipsec,
         _check_tenants,
         _check_policy,
         _check_options,
@@ -199,6 +201,23 @@ def _check_mechanism(scenario: Scenario) -> str | None:
         if rule.profile in channels:
             return f"key 'policy.{number}.profile': '{rule.profile}' is a channel, the whole network's; use another."
     return None
+
+
+def kernel_ipsec_lacks(scenario: Scenario) -> tuple[str, str] | None:
+    """Return the key and why the kernel's IPsec cannot serve the scenario, None when it can or there is no IPsec."""
+    profile = None if scenario.mechanism == OURS else scenario.profile(scenario.mechanism)
+    if profile is None or profile.channel is None or profile.channel.protocol is ChannelProtocol.DTLS:
+        return None
+    for name, tenant in scenario.tenants.items():
+        if tenant.multicast:
+            return f"tenants.{name}.multicast", "the kernel's IPsec is used between two NVEs only"
+    lacks = kernel_lacks(profile)
+    return ("ipsec", lacks) if lacks else None
+
+
+def _check_kernel_ipsec(scenario: Scenario) -> str | None:
+    found = kernel_ipsec_lacks(scenario) if scenario.ipsec == "kernel" else None
+    return None if found is None else f"key '{found[0]}': {found[1]}; set 'ipsec: user-space'."
 
 
 def _check_tenants(scenario: Scenario) -> str | None:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from geneve.control.channel import Channel
 from geneve.control.profile import Profile
 from geneve.control.state import Association
 from geneve.header import BASE_HEADER_SIZE
-from geneve.security.association import InboundEnd, OutboundEnd
-from nve.datagrams import Datagram
+from geneve.security.association import InboundEnd
 from nve.ipsec.opener import IpsecOpener
 from nve.ipsec.sa import InboundSa, OutboundSa
 from nve.ipsec.sealer import IpsecSealer
-from nve.protection import Chosen, Use
+from nve.protection import Chosen, KeysFromNva, Use
 
 
-class IpsecKeys:
+class IpsecKeys(KeysFromNva):
     """What any implementation of IPsec has in common: keys come with associations, and nothing else is ever due.
 
     ``address`` is this NVE's own, as text. Nothing passes in clear: the policy of RFC 4301 has one entry, PROTECT.
     """
-
-    keyed = True
-    version = 0
 
     def __init__(self, channel: Channel, address: str) -> None:
         self._channel, self._address = channel, address
@@ -33,28 +29,6 @@ class IpsecKeys:
     def channel(self) -> Channel:
         """The channel that every profile must have."""
         return self._channel
-
-    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
-        """Do nothing: all there is to know comes with the associations."""
-
-    def check(self, profiles: Iterable[Profile]) -> None:
-        """Do nothing: our own code does all that a profile can ask for."""
-
-    def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
-        """Do nothing: nobody else has to hold anything."""
-
-    def close(self) -> None:
-        """Do nothing: nothing is left behind."""
-
-    def want(self, peer: str, now: float) -> None:
-        """Do nothing: the NVA is asked for keys."""
-
-    def run_due(self, now: float) -> list[Datagram]:  # noqa: ARG002
-        """Return nothing: the protocol has nothing to say of its own."""
-        return []
-
-    def next_deadline(self) -> None:
-        """Return None: nothing is ever due."""
 
     def document(self) -> dict[str, Any]:
         """Return the protocol and its choices."""

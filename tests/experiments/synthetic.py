@@ -8,7 +8,17 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from experiments.attacks_analysis import ADD_TELEMETRY, ATTACKS, LEGITIMATE, TELEMETRY_ATTACKS
+from experiments.attacks_analysis import (
+    ADD_TELEMETRY,
+    ATTACKS,
+    CHANNELS,
+    LEGITIMATE,
+    MODES,
+    SESSION_ATTACKS,
+    TELEMETRY_ATTACKS,
+    UNENCRYPTED,
+    attacks_in,
+)
 from experiments.overhead_analysis import (
     OVERLAY_CONFIGURATIONS,
     UNDERLAY_CONFIGURATIONS,
@@ -105,19 +115,23 @@ def _bytes_entry(run: Path, configuration: Configuration, sizes: tuple[int, ...]
 
 
 def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, packets: int = 10) -> None:
-    """Leave what the attacks would leave in ``mode``; ``rates`` is the share that succeeds, 0 if not named."""
+    """Leave what the attacks would leave in ``mode``; ``rates`` is the share that succeeds, 0 if not named.
+
+    Legitimate messages are sent every 20 ms from time 0 on; trials take 100 ms each, one behind the other. With DTLS
+    mallory sends records of sessions in the second and later trials.
+    """
     raw = run / "raw" / "attacks" / mode
     sent: list[bytes] = []
     red3: list[bytes] = []
     blue3: list[bytes] = []
-    records: list[dict[str, Any]] = [record(7, 1)]
+    records: list[dict[str, Any]] = [] if mode in CHANNELS else [record(7, 1)]
     sniffed: list[bytes] = []
     log: list[dict[str, Any]] = []
     for index in range(50):
         payload = build_message(f"{LEGITIMATE}-red", 0, index, 100)
         sent.append(payload)
         red3.append(payload)
-    for attack in ATTACKS:
+    for attack in attacks_in(mode):
         wins = round(rates.get(attack, 0) * packets)
         for trial in range(trials):
             messages = [build_message(attack, trial, index, 200) for index in range(packets)]
@@ -126,6 +140,9 @@ def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, pack
             if attack == "inject":
                 events = [{"payload": message.hex()} for message in messages]
                 red3.extend(messages[:wins])
+                if mode == "dtls" and trial:
+                    variant = SESSION_ATTACKS[(trial - 1) % len(SESSION_ATTACKS)]
+                    events = [{"variant": variant} for _ in messages]
             elif attack in TELEMETRY_ATTACKS:
                 flow = 98 if attack == ADD_TELEMETRY else 99
                 events = [{"flow": flow, "sequence": trial * 100 + index} for index in range(packets)]
@@ -143,21 +160,33 @@ def attacks(run: Path, mode: str, rates: dict[str, float], trials: int = 3, pack
                 victim = "blue3"
                 red3.extend(messages)
                 blue3.extend(messages[:wins])
+            begin = len(log) * 100_000_000
             outcomes = {"outcomes": {"t2 exported": 3, "t2 authentication_failed": packets - wins}}
             log.append({
                 **(outcomes if attack in TELEMETRY_ATTACKS else {}),
                 "attack": attack, "trial": trial, "sender": "red1", "victim": victim, "device": "t2",
+                "variant": events[0].get("variant"), "begin_ns": begin, "end_ns": begin + 99_000_000,
                 "events": events, "drops": {"nve3 authentication_failed": packets - wins}, "missing": None,
             })  # fmt: skip
     write_lines(raw / "trials.jsonl", log)
     write_lines(raw / "setup.jsonl", [{"flow": "red", "sender": "red1", "receiver": "red3"}])
-    write_lines(raw / "sent-red1.jsonl", [{"event": "sent", "payload": text.hex()} for text in sent])
+    write_lines(raw / "sent-red1.jsonl", [
+        {"time_ns": index * 20_000_000, "event": "sent", "payload": text.hex()} for index, text in enumerate(sent)
+    ])  # fmt: skip
     write_lines(raw / "received-red3.jsonl", [{"event": "received", "payload": text.hex()} for text in red3])
     write_lines(raw / "received-blue3.jsonl", [{"event": "received", "payload": text.hex()} for text in blue3])
     write_lines(raw / "records.jsonl", records)
     capture = run / "captures" / "attacks" / f"{mode}-eve.pcap"
     capture.parent.mkdir(parents=True, exist_ok=True)
     capture.write_bytes(pcap(sniffed))
+
+
+def all_attacks(run: Path, control: dict[str, float], full: dict[str, float], trials: int = 3) -> None:
+    """Leave what the attacks would leave in all modes: channels withstand what they are to withstand."""
+    attacks(run, "none", control, trials)
+    attacks(run, "full", full, trials)
+    for mode in MODES[2:]:
+        attacks(run, mode, {"sniff": 1.0} if mode in UNENCRYPTED else {}, trials)
 
 
 def record(flow: int, sequence: int, device: str = "t2", start: int = 1_000_000) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.control_analysis import GROWTH_FILE
+from experiments.control_analysis import GROWTH_FILE, MECHANISMS, OURS, label_of
 from experiments.samples import read_lines, sample
 from tests.experiments.synthetic import write_lines
 
@@ -15,6 +15,7 @@ MS = 1_000_000
 SECOND = 1_000 * MS
 DELAY = MS // 2
 RATES = (0, 1, 2, 5, 10)
+CHANNEL_RATES = (0, 1)
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -24,6 +25,7 @@ class Repeat:
     """One network: events follow each other on one clock, each with flows of its own."""
 
     number: int
+    mechanism: str = OURS
     now: int = 1_800_000_000 * SECOND
     trial: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -49,8 +51,9 @@ class Repeat:
     def event(self, name: str, flows: list[dict[str, Any]], length_ms: int = 1000, **details: Any) -> dict[str, Any]:
         """Write down an event that begins now; what is 150 ms before the end of its flows is in its window."""
         entry = {
-            "repeat": self.number, "place": len(self.events), "event": name, "begin_ns": self.now,
-            "end_ns": self.now + (length_ms - 150) * MS, "interval": 0.004, "flows": flows, "missing": None, **details,
+            "mechanism": self.mechanism, "repeat": self.number, "place": len(self.events), "event": name,
+            "begin_ns": self.now, "end_ns": self.now + (length_ms - 150) * MS, "interval": 0.004, "flows": flows,
+            "missing": None, **details,
         }  # fmt: skip
         self.events.append(entry)
         self.now += 10 * SECOND
@@ -78,7 +81,6 @@ def start(repeat: Repeat) -> None:
 
 
 def disturbances(repeat: Repeat) -> None:
-    now = repeat.now
     repeat.event("nothing", both_ways(repeat, None))
     now = repeat.now
     nva = {"launched_ns": now + 5 * MS, "in_step_ns": now + 805 * MS, "poll": 0.02}
@@ -87,6 +89,9 @@ def disturbances(repeat: Repeat) -> None:
     repeat.event("link_down", both_ways(repeat, silent), path_before=["t1"], path_after=[])
     paths = {"path_before": [], "path_after": ["t1"], "path_ns": repeat.now + 90 * MS}
     repeat.event("link_up", both_ways(repeat, None), **paths)
+
+
+def moves(repeat: Repeat) -> None:
     flows = []
     for host, role in (("red4", "old place"), ("red2", "new place"), ("red1", "third place")):
         flows.append({**repeat.flow(host, "red3", (0, 40)), "role": role})
@@ -95,7 +100,7 @@ def disturbances(repeat: Repeat) -> None:
     repeat.event("static_move", flows, refused=None, mapped_to=["nve3"], back=True)
 
 
-def revocations(repeat: Repeat) -> None:
+def revocation(repeat: Repeat) -> None:
     flows = [{**repeat.flow("red1", "red3", (12, 2000), 2000), "role": "of the node"},
              {**repeat.flow("red3", "red1", (20, 2000), 2000), "role": "of the node"},
              {**repeat.flow("red2", "red1", None, 2000), "role": "bystander"}]  # fmt: skip
@@ -104,6 +109,9 @@ def revocations(repeat: Repeat) -> None:
     flows = [{**repeat.flow("red1", "red3", (-100, 700)), "role": "of the node"},
              {**repeat.flow("red3", "red1", (-100, 800)), "role": "of the node"}]  # fmt: skip
     repeat.event("return_nve", flows, node="nve3", launched_ns=repeat.now + 10 * MS)
+
+
+def transit_revocation(repeat: Repeat) -> None:
     flows, begin = [repeat.flow("blue1", "blue2", None)], repeat.now
     authenticated(repeat, [begin + value * MS for value in range(-100, 9, 4)])
     repeat.event("revoke_transit", flows, node="t1", answered_ns=begin + 6 * MS)
@@ -116,12 +124,12 @@ def authenticated(repeat: Repeat, times: list[int]) -> None:
 
 
 def rekeys(repeat: Repeat) -> None:
-    for rate in RATES:
+    for rate in RATES if repeat.mechanism == OURS else CHANNEL_RATES:
         flow = repeat.flow("red1", "red3", None, 1500, 2)
         entry = repeat.event(
             "rekey", [flow], 1500, rate=rate, requests=rate, failed_requests=0, line_rekeys=round(1.35 * rate),
             rekeys=9 * rate, cpu_ns={"controller": 10 * MS, "nve1": 50 * MS, "nve3": 50 * MS},
-            tcp={"value": 2e8 - 1e6 * rate, "missing": None},
+            **({"tcp": {"value": 2e8 - 1e6 * rate, "missing": None}} if repeat.mechanism == OURS else {}),
         )  # fmt: skip
         entry["interval"] = 0.002
 
@@ -150,19 +158,24 @@ def control(run: Path, repeats: int = 6, change: Change = lambda _: None) -> Non
     """Leave what the experiment would leave; ``change`` may alter each event before it is written."""
     raw = run / "raw" / "control"
     events = []
-    for number in range(repeats):
-        repeat = Repeat(number)
-        for part in (start, disturbances, revocations, rekeys):
-            part(repeat)
-        repeat.write(raw / f"r{number + 1}")
-        events += repeat.events
+    for mechanism in MECHANISMS:
+        ours = mechanism == OURS
+        parts = (start, disturbances, revocation, rekeys, *((moves, transit_revocation) if ours else ()))
+        for number in range(repeats if ours else min(repeats, 2)):
+            repeat = Repeat(number, mechanism)
+            for part in parts:
+                part(repeat)
+            repeat.write(raw / label_of(mechanism, number))
+            events += repeat.events
     for event in events:
         change(event)
     write_lines(raw / "events.jsonl", events)
     growth(run)
 
 
-def drop_received(run: Path, repeat: int, host: str, chosen: Callable[[dict[str, Any]], bool]) -> None:
+def drop_received(
+    run: Path, repeat: int, host: str, chosen: Callable[[dict[str, Any]], bool], mechanism: str = OURS
+) -> None:
     """Take lines out of a receiver's log."""
-    path = run / "raw" / "control" / f"r{repeat + 1}" / f"received-{host}.jsonl"
+    path = run / "raw" / "control" / label_of(mechanism, repeat) / f"received-{host}.jsonl"
     write_lines(path, [entry for entry in read_lines(path) if not chosen(entry)])

@@ -11,8 +11,10 @@ from experiments.attack_frames import moved_to_vni
 from experiments.attacker import OnPath, forge, main
 from experiments.capture import CaptureReader
 from experiments.traffic import parse_message
+from experiments.view import view
 from geneve.packet import Packet
-from geneve.telemetry import parse_telemetry
+from geneve.telemetry import Telemetry, parse_telemetry
+from tests.experiments.channel_packets import KINDS, OPAQUE, geneve, protected
 from tests.experiments.test_attack_frames import open_message, packet_in, plain_frame
 from tests.transit.builders import DESTINATION, SOURCE, make_sealer, sealed, underlay_frame
 from topologies import sandbox
@@ -193,12 +195,16 @@ class TestInject:
         "inner_source": "10.0.0.1", "inner_destination": "10.0.0.2",
     }  # fmt: skip
 
-    def packets(self, variant: str) -> tuple[list[Packet], list[dict[str, Any]]]:
+    def frames(self, variant: str, carrier: str = "geneve", **more: Any) -> tuple[list[bytes], list[dict[str, Any]]]:
         frames, events = forge({
-            "count": 3, "label": "inject", "trial": 4, "size": 300, "variant": variant, "spi": 9, "sequence": 50,
-            "vni": 100, "addresses": self.ADDRESSES,
+            "count": 3, "label": "inject", "trial": 4, "size": 300, "variant": variant, "spis": [9], "sequence": 50,
+            "vni": 100, "addresses": self.ADDRESSES, "carrier": carrier, "encrypts": True, **more,
         }, "02:ee:00:00:00:01")  # fmt: skip
         assert all(frame[6:12].hex() == "02ee00000001" for frame in frames)
+        return frames, events
+
+    def packets(self, variant: str) -> tuple[list[Packet], list[dict[str, Any]]]:
+        frames, events = self.frames(variant)
         return [packet_in(frame) for frame in frames], events
 
     def test_every_message_is_logged_as_it_is_sent(self) -> None:
@@ -215,6 +221,72 @@ class TestInject:
         heads = [packet.options[0].data[:12] for packet in packets]
         assert heads == [(9).to_bytes(4, "big") + (50 + n).to_bytes(8, "big") for n in range(3)]
         assert {event["variant"] for event in events} == {variant}
+
+    @pytest.mark.parametrize("carrier", ["esp", "esp-udp", "ah", "dtls"])
+    def test_made_up_packets_of_channels_count_on_and_take_spis_in_turn(self, carrier: str) -> None:
+        frames, events = self.frames("unknown_spi", carrier, spis=[9, 0x77])
+        seen = [view(frame) for frame in frames]
+        assert [(read.carrier.value, read.spi, read.sequence) for read in seen if read] == [
+            (carrier, 9, 50), (carrier, 0x77, 51), (carrier, 9, 52),
+        ]  # fmt: skip
+        assert all(bytes.fromhex(event["payload"]) in frame for frame, event in zip(frames, events, strict=True))
+
+    def test_plain_geneve_is_what_it_is_in_every_mode(self) -> None:
+        frames, _ = self.frames("plain", "esp")
+        assert all(packet_in(frame).options == () for frame in frames)
+
+    @pytest.mark.parametrize("variant", ["alert", "hello_request", "client_hello"])
+    def test_records_of_sessions_bring_no_message(self, variant: str) -> None:
+        frames, events = self.frames(variant, "dtls")
+        assert events == [{"variant": variant}] * 3
+        assert [(read.carrier.value, read.data) for frame in frames if (read := view(frame))] == [("dtls", False)] * 3
+
+
+CHANNEL_KINDS = [kind for kind in KINDS if kind != "none"]
+MESSAGE = open_message()
+CHANNEL_TARGET = {"source": SOURCE, "destination": DESTINATION, "vni": 100, "size": SIZE}
+
+
+def channel_frame(kind: str, checksum: bool = True) -> bytes:
+    """A tenant's message with a telemetry option in front, under a channel."""
+    packet = geneve(MESSAGE, options=(Telemetry(7, 8).option(),))
+    return protected(kind, packet, 5, SOURCE, DESTINATION, checksum=checksum)
+
+
+@pytest.mark.parametrize("kind", CHANNEL_KINDS)
+def test_false_telemetry_inside_a_channel_keeps_the_packet_s_length(kind: str) -> None:
+    frame = channel_frame(kind)
+    attacker = begun("forge_telemetry", target=CHANNEL_TARGET, flow=5, first_sequence=1000)
+    [changed] = attacker.transform(frame, 0)
+    assert attacker.command({"do": "end"})["events"] == [{"flow": 5, "sequence": 1001}]
+    assert (changed != frame, len(changed)) == (True, len(frame))
+    read = view(changed)
+    assert read is not None
+    assert read.opaque == (kind in OPAQUE)
+    if read.packet is not None:
+        [option] = read.packet.options
+        assert parse_telemetry(option) == Telemetry(5, 1001)
+        assert read.packet.payload == MESSAGE
+
+
+@pytest.mark.parametrize("kind", CHANNEL_KINDS)
+def test_added_telemetry_takes_the_channel_s_place_as_plain_geneve(kind: str) -> None:
+    attacker = begun("add_telemetry", target=CHANNEL_TARGET, flow=5, first_sequence=1000)
+    [changed] = attacker.transform(channel_frame(kind), 0)
+    packet = packet_in(changed)
+    read = view(changed)
+    assert read is not None
+    assert (read.channel, read.source, read.destination, packet.header.vni) == (False, SOURCE, DESTINATION, 100)
+    assert [parse_telemetry(option) for option in packet.options] == [Telemetry(5, 1001)]
+    assert len(packet.payload) == SIZE
+    assert (packet.payload == MESSAGE) == (kind not in OPAQUE)
+
+
+def test_a_readable_packet_without_telemetry_is_changed_all_the_same() -> None:
+    frame = protected("ah", geneve(MESSAGE), 5, SOURCE, DESTINATION)
+    attacker = begun("forge_telemetry", target=CHANNEL_TARGET, flow=5, first_sequence=1000)
+    [changed] = attacker.transform(frame, 0)
+    assert (changed != frame, len(changed)) == (True, len(frame))
 
 
 def test_it_refuses_to_run_outside_a_sandbox(

@@ -16,6 +16,8 @@ from tests.experiments.synthetic_control import MS, control, drop_received
 
 
 def row(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
+    """The one row with these values; under our mechanism unless another is named."""
+    wanted = {**({"mechanism": "ours"} if "mechanism" in rows[0] else {}), **wanted}
     [found] = [entry for entry in rows if all(entry[key] == value for key, value in wanted.items())]
     return found
 
@@ -38,7 +40,7 @@ def test_a_sound_run_has_all_figures_and_no_failure(tmp_path: Path) -> None:
     assert row(result.isolation, node="nve3", what="it can open")["median"] == pytest.approx(12.5)
     assert row(result.isolation, node="t1", what="it can authenticate")["median"] == pytest.approx(12)
     assert row(result.isolation, node="nve3", what="operator has the answer")["median"] == 6
-    steps = {entry["step"]: entry["median"] for entry in result.convergence}
+    steps = {entry["step"]: entry["median"] for entry in result.convergence if entry["mechanism"] == "ours"}
     assert steps["converged"] == 0.65
     assert steps["first packet, fixed places"] == pytest.approx(0.5005)
     assert steps["NVA restarted: nodes in step"] == 0.8
@@ -52,16 +54,17 @@ def test_a_sound_run_has_all_figures_and_no_failure(tmp_path: Path) -> None:
 
 def set_where(event: str, repeat: int = 0, **values: Any) -> Any:
     def change(entry: dict[str, Any]) -> None:
-        if (entry["event"], entry["repeat"]) == (event, repeat):
+        if (entry["mechanism"], entry["event"], entry["repeat"]) == ("ours", event, repeat):
             entry.update(values)
 
     return change
 
 
-def during(result: Path, event: str, repeat: int = 0) -> tuple[int, int]:
+def during(result: Path, event: str, repeat: int = 0, mechanism: str = "ours") -> tuple[int, int]:
     """The times between which an event was watched."""
     entries = read_lines(result / "raw" / "control" / "events.jsonl")
-    [first, *_] = [entry for entry in entries if (entry["event"], entry["repeat"]) == (event, repeat)]
+    wanted = (mechanism, event, repeat)
+    [first, *_] = [entry for entry in entries if (entry["mechanism"], entry["event"], entry["repeat"]) == wanted]
     return first["begin_ns"], first["end_ns"]
 
 
@@ -178,6 +181,64 @@ def test_losses_must_be_seen_where_they_are_sure(tmp_path: Path) -> None:
                if entry["event"] != "revoke_nve"]  # fmt: skip
     write_lines(tmp_path / "raw" / "control" / "events.jsonl", entries)
     assert "control: no revoked node's flow shows that losses are seen" in analyse(tmp_path).failures
+
+
+@pytest.mark.parametrize("mechanism", ["esp", "dtls"])
+class TestChannels:
+    def test_their_figures_stand_beside_ours(self, tmp_path: Path, mechanism: str) -> None:
+        result = analysed(tmp_path, repeats=3)
+        down = row(result.outages, mechanism=mechanism, event="link_down")
+        assert (down["median"], down["count"], row(result.outages, event="link_down")["count"]) == (104, 2, 3)
+        assert row(result.isolation, mechanism=mechanism, what="peers hear it")["median"] == pytest.approx(20.5)
+        assert row(result.convergence, mechanism=mechanism, step="converged")["median"] == 0.65
+        rekeyed = row(result.rekey, mechanism=mechanism, rate=1)
+        assert (rekeyed["runs"], rekeyed["lost"], rekeyed["goodput_mbit"]) == (2, 0, None)
+        assert not [found for found in result.outages if found["mechanism"] == mechanism and found["event"] == "move"]
+
+    def test_a_message_lost_where_none_may_be_is_a_failure_and_names_the_channel(
+        self, tmp_path: Path, mechanism: str
+    ) -> None:
+        control(tmp_path, repeats=2)
+        lost = during(tmp_path, "rekey", 1, mechanism)[0] + 400 * MS
+        drop_received(tmp_path, 1, "red3", lambda entry: lost <= entry["time_ns"] < lost + 2 * MS, mechanism)
+        [failure] = analyse(tmp_path).failures
+        assert f"rekey under {mechanism}, repeat 2: 1 of " in failure
+
+    def test_a_revoked_node_that_is_still_heard_is_a_failure(self, tmp_path: Path, mechanism: str) -> None:
+        control(tmp_path, repeats=2)
+        begin, end = during(tmp_path, "revoke_nve", 0, mechanism)
+        log = tmp_path / "raw" / "control" / f"{mechanism}-r1" / "received-red1.jsonl"
+        [late] = [entry for entry in read_lines(log.with_name("sent-red3.jsonl"))
+                  if end - 100 * MS <= entry["time_ns"] < end - 96 * MS and begin]  # fmt: skip
+        write_lines(log, [*read_lines(log), {**late, "event": "received"}])
+        [failure] = analyse(tmp_path).failures
+        assert failure.startswith(f"control: revoke_nve under {mechanism}, repeat 1: nve3 is not isolated after 1.7")
+
+    def test_one_that_was_not_measured_is_a_failure(self, tmp_path: Path, mechanism: str) -> None:
+        control(tmp_path, repeats=2)
+        path = tmp_path / "raw" / "control" / "events.jsonl"
+        write_lines(path, [entry for entry in read_lines(path) if entry["mechanism"] != mechanism])
+        failures = analyse(tmp_path).failures
+        assert len(failures) == 7
+        assert all(failure.endswith(f" under {mechanism}") for failure in failures)
+
+    def test_keys_that_were_not_replaced_show_nothing(self, tmp_path: Path, mechanism: str) -> None:
+        def none(entry: dict[str, Any]) -> None:
+            if entry["event"] == "rekey" and entry["mechanism"] == mechanism:
+                entry["line_rekeys"] = 0
+
+        [failure] = analysed(tmp_path, repeats=1, change=none).failures
+        assert f"at 1 replacements a second asked for under {mechanism}, only 0.0 were made" in failure
+
+
+def test_a_run_of_before_there_were_channels_is_ours(tmp_path: Path) -> None:
+    control(tmp_path)
+    path = tmp_path / "raw" / "control" / "events.jsonl"
+    mine = [entry for entry in read_lines(path) if entry["mechanism"] == "ours"]
+    write_lines(path, [{key: value for key, value in entry.items() if key != "mechanism"} for entry in mine])
+    result = analyse(tmp_path)
+    assert row(result.outages, event="link_down")["count"] == 6
+    assert all("under" in failure for failure in result.failures)
 
 
 @pytest.mark.parametrize("repeats", [1, 6])

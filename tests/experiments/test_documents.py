@@ -61,10 +61,12 @@ def test_every_status_attack_verdict_and_profile_is_explained() -> None:
     assert statuses - _quoted("results/README.md") == set()
     words = _quoted("docs/experiments.md")
     assert set(attacks_analysis.ATTACKS) - words == set()
+    assert set(attacks_analysis.MODES) - words == set()
     assert set(KINDS) - words == set()
     assert set(PROFILES) - words == set()
     text = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
-    for verdict in ("attack succeeded (control)", "resisted", "BROKEN", "INVALID"):
+    verdicts = ("attack succeeded (control)", "resisted", "succeeds by design", "not applicable", "BROKEN", "INVALID")
+    for verdict in verdicts:
         assert f"| {verdict} |" in text
     for name in EXPERIMENTS:
         assert f"\n## {name.capitalize()}" in text

@@ -22,8 +22,7 @@ EVERYTHING = ["overhead", "attacks", "telemetry"]
 def run(tmp_path: Path) -> RunDirectory:
     made = synthetic.new_run(tmp_path, EVERYTHING)
     synthetic.overhead(made.path)
-    synthetic.attacks(made.path, "none", synthetic.ALL_SUCCEED)
-    synthetic.attacks(made.path, "full", {})
+    synthetic.all_attacks(made.path, synthetic.ALL_SUCCEED, {})
     synthetic.telemetry(made.path)
     made.update(scenarios={"default": "tenants: <red>"}, environment={"kernel": "6.1"})
     return made

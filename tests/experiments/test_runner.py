@@ -111,8 +111,7 @@ def test_the_other_experiments_run_nevertheless(tmp_path: Path, experiments: dic
 
 def test_a_verdict_that_fails_fails_the_run(tmp_path: Path, experiments: dict[str, Any]) -> None:
     def broken(context: Context) -> None:
-        synthetic.attacks(context.run.path, "none", synthetic.ALL_SUCCEED)
-        synthetic.attacks(context.run.path, "full", {"replay": 1.0})
+        synthetic.all_attacks(context.run.path, synthetic.ALL_SUCCEED, {"replay": 1.0})
 
     experiments["attacks"] = replace(experiments["attacks"], run=broken)
     assert start(tmp_path, "--only", "attacks") == 1

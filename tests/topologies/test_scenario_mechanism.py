@@ -101,6 +101,36 @@ def test_dtls_has_no_underlay_groups() -> None:
         parse_scenario(yaml.safe_dump(document), "x.yaml")
 
 
+OWN = {"name": "own", "channel": {"protocol": "esp"}, "key_granularity": "pair"}
+UNFIT = [
+    ("padding", {"padding": {"mode": "mtu"}}, "key 'ipsec': profile 'own' has padding or dummies"),
+    ("dummies", {"dummies": {"mode": "fill", "rate": 10.0}}, "key 'ipsec': profile 'own' has padding or dummies"),
+    ("window", {"replay_window": 8192}, "key 'ipsec': profile 'own' has a replay window of 8192"),
+    ("groups", {}, "key 'tenants.red.multicast': the kernel's IPsec is used between two NVEs only"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [case[1:] for case in UNFIT], ids=[case[0] for case in UNFIT])
+def test_what_the_kernel_cannot_do_is_left_to_our_own_code_or_refused(
+    changes: dict[str, object], sentence: str
+) -> None:
+    document = yaml.safe_load(written("own", profiles=[OWN | changes]))
+    if not changes:
+        document["tenants"]["red"]["multicast"] = [{"name": "g", "address": "239.1.1.1"}]
+    with pytest.raises(ConfigError) as caught:
+        parse_scenario(yaml.safe_dump({**document, "ipsec": "kernel"}), "x.yaml")
+    assert sentence in str(caught.value)
+    scenario = parse_scenario(yaml.safe_dump({**document, "ipsec": "auto"}), "x.yaml")
+    assert nve_config(make_plan(scenario), LAYOUT, "nve1")["ipsec"] == "user-space"
+
+
+@pytest.mark.parametrize("whose", ["auto", "kernel"])
+def test_what_the_kernel_can_do_it_may(whose: str) -> None:
+    scenario = parse_scenario(written("own", profiles=[OWN], ipsec=whose), "x.yaml")
+    assert nve_config(make_plan(scenario), LAYOUT, "nve1")["ipsec"] == whose
+    assert parse_scenario(written("dtls", ipsec=whose), "x.yaml").ipsec == whose
+
+
 def test_rules_can_discard_under_any_mechanism() -> None:
     assert parse_scenario(written("esp", policy=[DISCARD]), "x.yaml").policy
 
