@@ -48,7 +48,9 @@ class Network:
         """What is made: for other mechanisms than ours with the tenants that act only."""
         if self.configuration.name == OURS:
             return scenario_of(self.name)
-        parts = {file: [probe.tenant for probe in self.probes if probe.scenario == file] for file in self.files}
+        parts: dict[str, list[str]] = {file: [] for file in self.files}
+        for probe in self.probes:
+            parts[probe.scenario] += (probe.tenant, *probe.beside)
         return under(combined(parts), self.configuration)
 
 

@@ -125,11 +125,15 @@ class Bench:
 
     def broadcast(self, sender: str, address: str, sizes: Sequence[int], interval: float = 0.005) -> None:
         """Send marked messages to a broadcast address of the tenant's subnet."""
+        self.broadcast_of_other(self.host(sender), address, sizes, interval)
+
+    def broadcast_of_other(self, host: str, address: str, sizes: Sequence[int], interval: float = 0.005) -> None:
+        """Send marked messages of a tenant that is neither this one nor a twin; its host has its own name."""
         command = {
             "do": "send", "label": self.label, "trial": 0, "destination": address, "sizes": list(sizes),
             "interval": interval, "broadcast": True,
         }  # fmt: skip
-        self.hosts.sender(self.host(sender)).ask(command, 10 + 2 * interval * len(sizes))
+        self.hosts.sender(host).ask(command, 10 + 2 * interval * len(sizes))
 
     def forge_as_member(self, victim: str, size: int, count: int) -> int:
         """Let nve3, a member of the tenant's group, forge broadcasts of ``victim``'s NVE; returns how many.

@@ -72,6 +72,8 @@ class Probe:
     cripple: Callable[[Profile], Profile | None]
     keep_rules: bool = True
     """Whether the twin has the tenant's policy rules too."""
+    beside: tuple[str, ...] = ()
+    """Other tenants of the scenario that act too."""
     compared: bool = True
     """Whether it is worth trying under other mechanisms, beside the requirement's other probes: not if it looks at
     another setting of ours only, or at more than the requirement asks for."""

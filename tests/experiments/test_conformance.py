@@ -189,7 +189,8 @@ def test_networks_hold_every_trial_once_and_padding_has_its_own():
     for network in found:
         assert len(network.probes) == len({(probe.requirement, probe.name) for probe in network.probes})
         assert first_fault(network.scenario) is None
-        assert {probe.tenant for probe in network.probes} <= network.scenario.tenants.keys()
+        acting = {name for probe in network.probes for name in (probe.tenant, *probe.beside)}
+        assert acting <= network.scenario.tenants.keys()
         if network.configuration.alone:
             assert list(network.scenario.tenants) == [network.probes[0].tenant]
 

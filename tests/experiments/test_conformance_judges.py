@@ -345,27 +345,33 @@ def test_pairs_of_nves_have_sessions_of_their_own(tmp_path, kind):
 def test_a_group_key_alone_proves_no_sender(tmp_path, kind):
     group = "239.60.81.1"
     sent, forged = timed(messages([301] * 10)), timed(messages([305] * 10), START + 1)
-    frames = [
+    to_group = [
         (when, protected(kind, geneve(udp_frame(data=data)), number, ADDRESSES["nve1"], group))
         for number, (when, data) in enumerate(sent)
     ]
     keys = [association(f"nve{n}", "group", SPI + n - 1, "multicast") for n in (1, 2, 3)]
+    keys.append(association("nve1", "another", SPI + 9, "multicast"))
+    to_another = carried(kind, timed(messages([309] * 10), START + 2), destination="239.60.81.2")
 
-    def judged(believed: list[tuple[float, bytes]], refused: int) -> dict[str, bool]:
+    def judged(believed: list[tuple[float, bytes]], refused: int, spi: int = SPI + 9) -> dict[str, bool]:
+        old, new = SPI.to_bytes(4, "big"), spi.to_bytes(4, "big")
+        frames = to_group + [(when, frame.replace(old, new)) for when, frame in to_another]
         logs = {"sent-sign1": sent, "received-sign2": sent + believed, "received-sign3": sent, "sent-sign3": []}
         stats = {"nve2": {"drops": {"authentication_failed": refused}}}
-        found = evidence(tmp_path, frames, logs, {"group": True, "forged": 10, "forged from": START + 9}, stats, keys)
+        facts = {"group": "group", "forged": 10, "forged from": START + 9}
+        found = evidence(tmp_path, frames, logs, facts, stats, keys)
         return tried("group", 17, found).parts()
 
     assert judged(forged, 0) == {"group keys": True, "proof of the sender": False}
     assert judged([], 10) == {"group keys": True, "proof of the sender": True}
+    assert judged([], 10, SPI) == {"group keys": False, "proof of the sender": True}
 
 
 def test_copies_for_each_receiver_are_no_multicast(tmp_path):
     sent = timed(messages([301] * 10))
     frames = [frame for end in ("nve2", "nve3") for frame in carried("dtls", sent, destination=THREE[end])]
     logs = {"sent-sign1": sent, "received-sign2": sent, "received-sign3": sent}
-    found = evidence(tmp_path, sorted(frames), logs, {"group": False, "forged": 0}, addresses=THREE)
+    found = evidence(tmp_path, sorted(frames), logs, {"group": "", "forged": 0}, addresses=THREE)
     trial = tried("group", 17, found)
     assert trial.parts() == {"group keys": False, "proof of the sender": False}
     assert "20 unicast copies to 192.168.1.2 and 192.168.1.3" in trial.findings[0].reason
@@ -375,7 +381,7 @@ def test_copies_for_each_receiver_are_no_multicast(tmp_path):
 @pytest.mark.parametrize("entry", PROBES, ids=lambda entry: f"{entry.requirement}-{entry.name}")
 def test_no_probe_is_satisfied_with_silence(tmp_path, entry):
     facts = {"sizes": {}, "largest": LARGEST, "repeated": 0, "seen": 0, "ports": 0, "number": 0, "data": 0, "forged": 0}
-    facts |= {"group": True, "redirected": 0, "forged from": 0}
+    facts |= {"group": "group", "redirected": 0, "forged from": 0}
     prefix = entry.tenant[:4]
     try:
         found = entry.judge(evidence(tmp_path, [], {f"sent-{prefix}1": [], f"received-{prefix}2": []}, facts))

@@ -30,25 +30,29 @@ _SIZE, _COUNT = 300, 10
 BROADCAST = "10.0.0.255"
 
 
-def _act(prefix: str) -> Callable[[Bench], dict[str, object]]:
+def _act(prefix: str, other: str) -> Callable[[Bench], dict[str, object]]:
     def act(bench: Bench) -> dict[str, object]:
         logs = [bench.hosts.receiver(bench.host(f"{prefix}{number}"), everything=True) for number in (2, 3)]
         for number in (1, 2):
             bench.broadcast(f"{prefix}{number}", BROADCAST, [_SIZE + number] * _COUNT)
         time.sleep(0.5)
+        bench.broadcast_of_other(other, BROADCAST, [_SIZE + 9] * _COUNT)
+        time.sleep(0.3)
         # Without a group of the underlay there is no group key that a member could abuse.
         group = bench.scenario.tenants[bench.tenant].multicast
         begin = time.time()
         forged = bench.forge_as_member(f"{prefix}1", _SIZE + 5, _COUNT) if group else 0
         time.sleep(0.5)
-        return {"group": bool(group), "forged": forged, "forged from": begin, "logs": [str(log.name) for log in logs]}
+        return {"group": group[0].name if group else "", "forged": forged, "forged from": begin,
+                "logs": [str(log.name) for log in logs]}  # fmt: skip
 
     return act
 
 
 def _judge(prefix: str) -> Judge:
     def judge(evidence: Evidence) -> list[Finding]:
-        groups = [entry for entry in evidence.facts["associations"] if entry["role"] == "multicast"]
+        name = evidence.facts["facts"]["group"]
+        groups = [e for e in evidence.facts["associations"] if (e["role"], e["audience"]) == ("multicast", name)]
         out = [payload for payload in sent(evidence, f"{prefix}1") if len(payload) == 2 * (_SIZE + 1)]
         packets = own(evidence, "nve1", _SIZE + 1 + INNER_HEADERS)
         to_group = [seen for seen in packets if seen.view.destination.startswith("239.")]
@@ -61,7 +65,7 @@ def _judge(prefix: str) -> Judge:
         refused = refusals(evidence, "nve2") if channel else evidence.counted("nve2", "drops", "source_unproven")
         shown = ", ".join(f"{entry['sender']} SPI {entry['spi']:#010x}" for entry in groups)
         keys, proof = ("group keys",), ("proof of the sender",)
-        if not evidence.facts["facts"]["group"]:
+        if not name:
             return _without_groups(len(out), packets, keys + proof)
         return [
             Finding("one packet for each frame, to a multicast group of the underlay",
@@ -74,6 +78,7 @@ def _judge(prefix: str) -> Judge:
             Finding("each sender has a key of its own for the group",
                     len(groups) == len({entry["sender"] for entry in groups}) == 3 and len(spis) == 1,
                     f"{len(groups)} associations: {shown or 'none'}", parts=keys),
+            _other_group(evidence, to_group, keys),
             Finding("packets carry proof of their sender", enough(signed, _COUNT) and signed == to_group,
                     f"{len(signed)} of {len(to_group)} packets to the group are signed", numbers(signed),
                     Weight.NOTE),
@@ -84,6 +89,22 @@ def _judge(prefix: str) -> Judge:
         ]  # fmt: skip
 
     return judge
+
+
+def _other_group(evidence: Evidence, to_group: list[Seen], parts: tuple[str, ...]) -> Finding:
+    """Judge that nve1 sends to another group under another key."""
+    own_address, begin = {seen.view.destination for seen in to_group}, evidence.facts["facts"]["forged from"]
+    others = [
+        seen for seen in evidence.packets
+        if seen.view.source == evidence.facts["addresses"]["nve1"] and seen.view.destination.startswith("239.")
+        and seen.view.destination not in own_address and seen.timestamp < begin
+    ]  # fmt: skip
+    spis, theirs = {spi_of(seen) for seen in to_group}, {spi_of(seen) for seen in others}
+    shown = [", ".join("none" if s is None else f"{s:#010x}" for s in found) or "none" for found in (spis, theirs)]
+    return Finding("another group has another key",
+                   enough(to_group) and enough(others, _COUNT) and None not in spis | theirs and not spis & theirs,
+                   f"SPI of packets to the group: {shown[0]}; of {len(others)} to another: {shown[1]}",
+                   numbers(others), parts=parts)  # fmt: skip
 
 
 def _forgeries(evidence: Evidence) -> list[Seen]:
@@ -113,6 +134,8 @@ def unprotected(_: Profile) -> None:
 
 
 PROBES = (
-    Probe(17, MUST, "group", SCENARIO, "signed", _act("sign"), _judge("sign"), unprotected),
-    Probe(17, MUST, "merkle", SCENARIO, "batched", _act("batch"), _judge("batch"), unprotected, compared=False),
+    Probe(17, MUST, "group", SCENARIO, "signed", _act("sign", "batch1"), _judge("sign"), unprotected,
+          beside=("batched",)),
+    Probe(17, MUST, "merkle", SCENARIO, "batched", _act("batch", "sign1"), _judge("batch"), unprotected,
+          beside=("signed",), compared=False),
 )
