@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterable
 
 MULTICAST_HOPS = 64
+"""Hop limit of packets to groups; the kernel's own is 1."""
 
 
 class UnderlayError(Exception):

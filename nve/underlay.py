@@ -21,7 +21,6 @@ from nve.datagrams import Datagram, Received, packed_address
 from nve.memberships import Memberships, UnderlayError, join_group, leave_by
 
 DYNAMIC_PORTS = range(49152, 65536)
-"""Hop limit of packets to groups; the kernel's own is 1."""
 IP_PMTUDISC_PROBE = 3
 """Set DF and ignore the kernel's path MTU guess: the overlay's own MTU arithmetic rules (RFC 8926, 4.4.1)."""
 IP_MTU_DISCOVER = 10
