@@ -125,6 +125,8 @@ class Link:
         self._switch_at = math.inf
         self._asked = False
         self._wanted_until = self._next_try = self._last_try = -math.inf
+        self._own_wish_until = -math.inf
+        """The end of a wish of this NVE, while ``_wanted_until`` may be that of a wish that somebody claims to have."""
         self._doubted_at, self._doubt = math.inf, ""
         self._tries = Budget(1.0 / RETRY_SECONDS, QUICK_TRIES)
         self._served = Budget(SERVED_PER_SECOND, SERVED_AT_ONCE)
@@ -136,7 +138,10 @@ class Link:
 
     def want(self, now: float) -> None:
         """Wish for a session; the wish lasts some time."""
-        self._wanted_until = now + WANTED_SECONDS
+        if self.client and now >= self._own_wish_until:
+            # It does not wait for a budget, as a try on somebody's request may do.
+            self._next_try = min(self._next_try, self._last_try + RETRY_SECONDS)
+        self._wanted_until = self._own_wish_until = now + WANTED_SECONDS
         if self.current is None:
             self._around.changed(False)
 
@@ -283,8 +288,7 @@ class Link:
         # nothing (RFC 5246, section 7.4.1.1). Besides, all links have a budget together.
         if not self.client or self._pending is not None or self._asked or not records.is_hello_request(record):
             return
-        budget = self._around.requested if self.current is None else self._around.renewals
-        if now >= max(self._next_try, self._last_try + RETRY_SECONDS) and budget.take(now):
+        if now >= max(self._next_try, self._last_try + RETRY_SECONDS):
             self._asked = True
             if self.current is None:
                 self._wanted_until = now + WANTED_SECONDS  # the peer's wish, should this handshake come to nothing
@@ -463,16 +467,30 @@ class Link:
             return True
         if current is None:
             return now < self._wanted_until  # strictly: both may be minus infinity
-        return max(current.sent, current.received) >= self.terms.soft_limit or now >= self._rekey_at(current)
+        return self._worn(current, now)
+
+    def _worn(self, session: DtlsSession, now: float) -> bool:
+        """Tell whether it is time to replace a session."""
+        return max(session.sent, session.received) >= self.terms.soft_limit or now >= self._rekey_at(session)
+
+    def _affordable(self, now: float) -> bool:
+        """Take from the budget for a handshake that is begun on the strength of what anybody can have sent only."""
+        current = self.current
+        if current is None:
+            return now < self._own_wish_until or self._around.requested.take(now)
+        return self._worn(current, now) or self._around.renewals.take(now)
 
     def _try(self, now: float) -> None:
         self._asked = False
-        self._last_try, self._next_try = now, now + RETRY_SECONDS
+        self._next_try = now + RETRY_SECONDS
         self._around.changed(False)
         if not self.client:
             self._outgoing.append(records.hello_request(self._requests))
             self._requests += 1
             return
+        if not self._affordable(now):
+            return
+        self._last_try = now
         self._tries.take(now)
         session = self._pending = connect(self._around.context, self.name, now)
         self._after(session, now)
