@@ -343,7 +343,8 @@ class Link:
         else:
             # The client may lack the end of the handshake still, and then could not open what is sent.
             self._switch_at = now + SWITCH_SECONDS
-        self._wanted_until, self._asked = -math.inf, False
+        self._wanted_until = self._own_wish_until = -math.inf
+        self._asked = False
         self._choose(previous is None)
         self._around.tell(Established(self.name, self.client, session.seconds, previous is not None))
 

@@ -26,9 +26,10 @@ hellos that somebody else sent in its name is what it gets for its own. The clie
 A hello with a good cookie begins one handshake, and takes the place of one under way, so a client can start anew at
 once; an NVE begins only so many of them.
 
-What remains. Until Finished a DTLS 1.2 handshake proves nothing. Who can send with the server's address, or with the
-client's in the moment between its cookie and its Finished, may break a handshake; the client begins another at once, a
-few times, then each second. An established session is not touched by any of it.
+What remains. Until Finished a DTLS 1.2 handshake proves nothing. Its records have numbers that only those know who see
+it (nve.dtls.session): they can break it, with the server's address at any time, with the client's between its cookie
+and its Finished. The client begins another at once, a few times, then each second. An established session is not
+touched by any of it.
 """
 
 from __future__ import annotations

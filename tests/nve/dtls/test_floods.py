@@ -197,7 +197,9 @@ def test_requests_that_seem_to_come_from_many_peers_cost_a_budget() -> None:
     most = link.REQUESTED_AT_ONCE + link.REQUESTED_PER_SECOND * 10
     assert most / 2 <= hellos <= most
     sessions.want("peer201", 1009.5)
-    assert [sent.destination for sent in sessions.run_due(1009.5)] == ["192.0.2.201"], "its own wishes do not wait"
+    begun = [one.destination for one in sessions.run_due(1009.5)]
+    assert "192.0.2.201" in begun, "its own wishes do not wait"
+    assert len(begun) <= 1 + link.REQUESTED_PER_SECOND / 2
 
 
 def test_requests_for_other_sessions_have_a_smaller_budget(monkeypatch: pytest.MonkeyPatch) -> None:
