@@ -79,21 +79,21 @@ ATTACKS = {
 }
 
 
-def flood(world: World, attack: Attack, per_second: float, seconds: float, until: Callable[[], bool]) -> float | None:
-    """Let time pass in steps of half a millisecond, which is what a datagram takes; return when ``until`` came true.
+def flood(world: World, attack: Attack, delay: float, seconds: float, until: Callable[[], bool]) -> float | None:
+    """Forge 300 datagrams a second while a datagram takes ``delay`` seconds; return when ``until`` came true.
 
     Forged datagrams arrive in front of the true ones. The seconds are those since the start; None: it did not.
     """
     chance, start, forged = random.Random(5), world.now, 0
     while world.now < start + seconds:
         world.collect()
-        while forged < (world.now - start) * per_second + 1:
+        while forged < (world.now - start) * 300 + 1:
             forged += 1
             world.under_way.insert(0, (attack.sender, attack.victim, attack.make(chance)))
         world.deliver()
         if until():
             return world.now - start
-        world.now += 0.0005
+        world.now += delay
     return None
 
 

@@ -27,15 +27,14 @@ def sent(world: World, sender: str, kind: int) -> list[bytes]:
     return [one for name, _, one in world.log if name == sender and records.message_type(one) == kind]
 
 
+@pytest.mark.parametrize("delay", [0.0005, 0.01, 0.1])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_flood_does_not_delay_a_session(attack: str) -> None:
-    """300 forged datagrams a second. OpenSSL's timer stands still here: nothing is sent twice."""
-    undisturbed = flood(wishing(), ATTACKS["closing"], 0.0, 1.0, lambda: False)
-    assert undisturbed is None
+def test_a_flood_does_not_delay_a_session(attack: str, delay: float) -> None:
+    """OpenSSL's timer stands still here: nothing is sent twice."""
     world = wishing()
-    took = flood(world, ATTACKS[attack], 300.0, 5.0, world.both)
+    took = flood(world, ATTACKS[attack], delay, 5.0, world.both)
     assert took is not None
-    assert took <= 0.003, "three round trips of a millisecond"
+    assert took < 6.5 * delay, "three round trips"
     assert not [event for node in world.nodes.values() for event in node.events if isinstance(event, Failed)]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from geneve.control.channel import Cipher
 from geneve.control.profile import Profile
+from geneve.control.tls import TlsFiles
 from geneve.errors import ConfigError
 from geneve.header import BASE_HEADER_SIZE
 from geneve.inner import parse_inner
@@ -19,7 +23,7 @@ from nve.dtls.mechanism import NOTED_AT_ONCE, NOTED_PER_SECOND, Dtls
 from nve.dtls.sessions import DtlsSessions
 from nve.plain import plain_packets
 from nve.protection import Chosen, Use
-from tests.nve.dtls.world import MTU, World, credentials, profile
+from tests.nve.dtls.world import MTU, Node, World, credentials, profile
 from tests.support import ADDRESSES, udp_frame
 
 LARGE_MTU = 20_000
@@ -128,9 +132,14 @@ def test_a_sealer_finds_the_session_of_a_peer_that_has_moved() -> None:
     assert sealer.terms == world.terms
 
 
-def test_applying_raises_nothing_though_the_files_are_gone() -> None:
+def test_applying_raises_nothing_though_the_files_are_gone(tmp_path: Path) -> None:
     """Contexts are made once: a profile of another cipher, which the data path refuses before, has no sessions."""
+    files = credentials("nve1")
+    copies = [Path(shutil.copy(file, tmp_path)) for file in (files.ca, files.certificate, files.key)]
     world = World()
+    world.nodes["nve1"] = Node(world, "nve1", TlsFiles(*map(str, copies)))
+    for file in copies:
+        file.unlink()
     world.join()
     node = world.nodes["nve1"]
     node.apply(profile(Cipher.NULL))
