@@ -80,9 +80,6 @@ class Dtls:
         """
         self._sessions.apply(peers, next(iter(profiles), None), now)
 
-    def check(self, profiles: Iterable[Profile]) -> None:
-        """Do nothing: see :meth:`apply`."""
-
     def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
         """Do nothing: nobody else has to hold anything."""
 
