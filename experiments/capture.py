@@ -11,11 +11,10 @@ from pathlib import Path
 from types import TracebackType
 
 from experiments.capture_file import CaptureError, CaptureFile
+from experiments.underlay import LINKTYPE_ETHERNET
 from geneve.errors import ParseError
 from geneve.outer import parse_outer
 from geneve.packet import Packet, parse_packet
-
-_LINKTYPE_ETHERNET = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class CaptureReader:
             raise CaptureError(f"{self.path}: the file is damaged: {file.damage}.")
 
     def _expect(self, linktype: int) -> None:
-        if linktype != _LINKTYPE_ETHERNET:
+        if linktype != LINKTYPE_ETHERNET:
             raise CaptureError(f"{self.path}: link type {linktype}, expected Ethernet (1).")
 
     def close(self) -> None:

@@ -11,18 +11,15 @@ import struct
 from dataclasses import dataclass
 from enum import Enum
 
+from experiments.underlay import LINKTYPE_ETHERNET, find_network, parse_network
 from geneve.control.channel import DTLS_PORT, ESP_UDP_PORT, IP_PROTOCOL_AH, IP_PROTOCOL_ESP
 from geneve.errors import ParseError
 from geneve.header import ETHERTYPE_TEB, GENEVE_PORT
 from geneve.outer import (
-    ETHERNET_SIZE,
     ETHERTYPE_8021AD,
     ETHERTYPE_8021Q,
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
-    IPV4_SIZE,
-    IPV6_SIZE,
-    MAX_TAGS,
     PROTOCOL_UDP,
     UDP_SIZE,
     address_text,
@@ -124,29 +121,11 @@ def view(frame: bytes) -> View | None:
 
 def _ip(frame: bytes) -> _Ip | None:
     """Find IPv4 or IPv6 behind tags; fragments and damage are nothing."""
-    offset = ETHERNET_SIZE - 2
-    kind = _u16(frame, offset)
-    for _ in range(MAX_TAGS):
-        if kind not in (ETHERTYPE_8021Q, ETHERTYPE_8021AD):
-            break
-        offset += 4
-        kind = _u16(frame, offset)
-    start = offset + 2
-    if kind == ETHERTYPE_IPV4 and len(frame) >= start + IPV4_SIZE and frame[start] >> 4 == 4:
-        header = (frame[start] & 0x0F) * 4
-        total, fragment = _u16(frame, start + 2), _u16(frame, start + 6)
-        if fragment & 0x3FFF or not IPV4_SIZE <= header <= total or start + total > len(frame):
-            return None
-        source, destination = frame[start + 12 : start + 16], frame[start + 16 : start + 20]
-        return _Ip(start, frame[start + 9], start + header, start + total,
-                   address_text(source), address_text(destination))  # fmt: skip
-    if kind == ETHERTYPE_IPV6 and len(frame) >= start + IPV6_SIZE and frame[start] >> 4 == 6:
-        end = start + IPV6_SIZE + _u16(frame, start + 4)
-        if end > len(frame):
-            return None
-        source, destination = frame[start + 8 : start + 24], frame[start + 24 : start + 40]
-        return _Ip(start, frame[start + 6], start + IPV6_SIZE, end, address_text(source), address_text(destination))
-    return None
+    found = find_network(LINKTYPE_ETHERNET, frame)
+    ip = None if found is None else parse_network(frame, *found)
+    if found is None or ip is None or ip.fragment or ip.end > len(frame):
+        return None
+    return _Ip(found[1], ip.protocol, ip.transport, ip.end, address_text(ip.source), address_text(ip.destination))
 
 
 def _u16(frame: bytes, offset: int) -> int:

@@ -89,6 +89,8 @@ _AH_SIZE = {4: 28, 6: 32}
 """Bytes of AH with an ICV of 16, by IP version: in IPv6 a multiple of 8 (RFC 4302, section 2.2)."""
 _DTLS_RECORD_SIZE = {Cipher.AES_128_GCM: 13 + 8 + 16, Cipher.NULL: 13 + 20}
 """Header, explicit nonce and tag of a record, or header and HMAC-SHA-1 (RFC 6347, RFC 5288)."""
+_DTLS_PLAINTEXT = 2**14
+"""Most bytes of a record's plaintext (RFC 5246, section 6.2.1), which is a Geneve packet without UDP header."""
 
 
 def channel_size(datagram: int, family: int, channel: Channel | None) -> int:
@@ -111,6 +113,8 @@ def _esp_size(channel: Channel) -> int:
 def largest_datagram(underlay_mtu: int, family: int, channel: Channel | None) -> int:
     """Return the bytes of the largest UDP datagram, header included, that fits the underlay within a channel."""
     room = underlay_mtu - IP_HEADER_SIZE[family]
+    if channel is not None and channel.protocol is ChannelProtocol.DTLS:
+        return min(room - channel_size(0, family, channel), UDP_HEADER_SIZE + _DTLS_PLAINTEXT)
     if channel is None or channel.protocol is not ChannelProtocol.ESP:
         return room - channel_size(0, family, channel)
     return (room - _esp_size(channel)) // 4 * 4 - _ESP_TRAILER_SIZE

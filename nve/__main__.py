@@ -10,8 +10,8 @@ from pathlib import Path
 from geneve.errors import ConfigError
 from nve.config import load_config
 from nve.daemon import NveDaemon
+from nve.memberships import UnderlayError
 from nve.tap import LinkError
-from nve.underlay import UnderlayError
 
 
 def main(argv: list[str] | None = None) -> int:

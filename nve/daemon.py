@@ -25,6 +25,7 @@ from nve.control import make_agent
 from nve.datagrams import Datagram
 from nve.dataplane import Dataplane
 from nve.mechanism import make_mechanism, make_underlay
+from nve.memberships import UnderlayError
 from nve.netlink import BridgeWatch
 from nve.poller import Poller
 from nve.presence import PortMove, Presence
@@ -33,7 +34,6 @@ from nve.sizes import refuse_sizes
 from nve.stats import StatsSocket
 from nve.stop import StopSignal
 from nve.tap import LinkError, Tap, TenantBridge
-from nve.underlay import UnderlayError
 
 BATCH = 64
 """Packets taken from one descriptor before the others get their turn."""

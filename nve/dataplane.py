@@ -118,6 +118,7 @@ class Dataplane:
         if self._mechanism.keyed:
             self._targets_changed(now)
         else:
+            self._mechanism_version = self._mechanism.version
             self._make_targets(now)  # sessions may have ended with the peers of before
         return self._release(before, now)
 
@@ -266,7 +267,12 @@ class Dataplane:
 
     def from_tenants(self, vni: int, frames: Sequence[Frame], now: float = 0.0) -> Outbound:
         """Encapsulate frames that tenants of ``vni`` sent; drops are counted, never raised."""
-        return self._encapsulator.from_tenants(vni, frames, now)
+        if self._mechanism.version == self._mechanism_version:
+            return self._encapsulator.from_tenants(vni, frames, now)
+        waited = self._follow_mechanism(now)  # else frames would go to sessions that have ended
+        result = self._encapsulator.from_tenants(vni, frames, now)
+        result.datagrams[:0] = waited
+        return result
 
     def from_underlay(self, packets: Iterable[Received], now: float = 0.0) -> list[tuple[int, Frame]]:
         """Open packets from the underlay; return ``(vni, frame)`` for each frame to deliver to its tenants."""
@@ -281,11 +287,15 @@ class Dataplane:
             self._drop_stale(now)
         sent = self._mechanism.run_due(now)
         if self._mechanism.version != self._mechanism_version:
-            self._mechanism_version = self._mechanism.version
-            self._applied.forget_flows()
-            self._make_targets(now)
-            sent += self._release(self._applied, now)
+            sent += self._follow_mechanism(now)
         return [*sent, *self._encapsulator.dummies(now)]
+
+    def _follow_mechanism(self, now: float) -> list[Datagram]:
+        """Make the targets anew, since sessions have come or gone; return what waited for them."""
+        self._mechanism_version = self._mechanism.version
+        self._applied.forget_flows()
+        self._make_targets(now)
+        return self._release(self._applied, now)
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`run_due` or :meth:`take_demands` is needed next, or None."""

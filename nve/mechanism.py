@@ -31,7 +31,7 @@ def make_mechanism(config: NveConfig, signer: SourceSigner) -> Mechanism:
         return SecurityOptions(signer)
     underlay = config.underlay
     if channel.protocol is ChannelProtocol.DTLS:
-        sessions = DtlsSessions(config.name, underlay.address, _credentials(config), underlay.mtu)
+        sessions = DtlsSessions(config.name, underlay.address, _credentials(config), underlay.mtu, channel)
         return Dtls(channel, sessions, _log_session)
     missing = _kernel_lacks(config)
     if missing is None:

@@ -20,17 +20,14 @@ from geneve.offloads import OffloadStates, unavailable
 from geneve.outer import IPV4_SIZE
 from geneve.overhead import IP_HEADER_SIZE
 from nve.datagrams import Datagram, Received, packed_address
+from nve.memberships import MULTICAST_HOPS, Memberships, UnderlayError, join_group, leave_by
 from nve.underlay import (
     IP_MTU_DISCOVER,
     IP_PMTUDISC_PROBE,
     IPV6_MTU_DISCOVER,
-    MULTICAST_HOPS,
     RECEIVE_BUFFER,
     SO_RCVBUFFORCE,
-    UnderlayError,
     class_control,
-    join_group,
-    leave_by,
 )
 
 Control = list[tuple[int, int, bytes]]
@@ -92,7 +89,7 @@ class RawSockets:
         self._address, self._protocol, self._interface = address, protocol, interface
         self._ipv6 = ipaddress.ip_address(address).version == 6
         self._whole = protocol == IP_PROTOCOL_AH
-        self._groups: dict[str, socket.socket] = {}
+        self._memberships = Memberships(interface, self._join)
         self._destinations: dict[int, bytes] = {}
         self._buffer = bytearray(65535)
         self._view = memoryview(self._buffer)
@@ -128,27 +125,19 @@ class RawSockets:
         return opened
 
     def set_groups(self, groups: Iterable[str]) -> tuple[list[socket.socket], list[socket.socket]]:
-        """Be a member of exactly ``groups``; return the new sockets, and those left, which are not closed yet.
+        """Be a member of exactly ``groups``: see :meth:`nve.memberships.Memberships.set`."""
+        return self._memberships.set(groups)
 
-        UnderlayError when a group cannot be joined; nothing has changed then.
-        """
-        wanted = set(groups)
-        if wanted and self._interface is None:
-            raise UnderlayError("multicast groups need the key 'underlay.interface'; add it to the configuration.")
-        joined: dict[str, socket.socket] = {}
+    def _join(self, group: str) -> socket.socket:
+        assert self._interface is not None
+        joined = self._open(group)
         try:
-            for group in sorted(wanted - self._groups.keys()):
-                joined[group] = opened = self._open(group)
-                assert self._interface is not None
-                join_group(opened, group, self._interface)
-                self._destinations[opened.fileno()] = packed_address(group)
-        except OSError as error:
-            for opened in joined.values():
-                opened.close()
-            raise UnderlayError(f"cannot join multicast group {group} ({error.strerror}).") from None
-        left = [self._groups.pop(group) for group in list(self._groups) if group not in wanted]
-        self._groups |= joined
-        return list(joined.values()), left
+            join_group(joined, group, self._interface)
+        except OSError:
+            joined.close()
+            raise
+        self._destinations[joined.fileno()] = packed_address(group)
+        return joined
 
     def receive(self, limit: int, receiver: socket.socket) -> list[Received]:
         """Return up to ``limit`` packets that wait at ``receiver``, the node's own or a group's."""
@@ -191,5 +180,5 @@ class RawSockets:
     def close(self) -> None:
         """Close all sockets."""
         receivers = [self.receiver] if hasattr(self, "receiver") else []
-        for opened in [*receivers, *self._groups.values()]:
+        for opened in [*receivers, *self._memberships.sockets]:
             opened.close()

@@ -18,10 +18,9 @@ from collections.abc import Iterable
 from geneve.drops import DropReason
 from geneve.offloads import OFF, ON, NveOffloads, OffloadStates, unavailable
 from nve.datagrams import Datagram, Received, packed_address
+from nve.memberships import Memberships, UnderlayError, join_group, leave_by
 
 DYNAMIC_PORTS = range(49152, 65536)
-MULTICAST_HOPS = 64
-"""Hop limit of packets to groups; the kernel's own is 1."""
 IP_PMTUDISC_PROBE = 3
 """Set DF and ignore the kernel's path MTU guess: the overlay's own MTU arithmetic rules (RFC 8926, 4.4.1)."""
 IP_MTU_DISCOVER = 10
@@ -31,10 +30,6 @@ UDP_SEGMENT, UDP_GRO = 103, 104
 RECEIVE_BUFFER = 4 * 1024 * 1024
 _BIND_TRIES = 100
 _CONTROL_SPACE = 2 * socket.CMSG_SPACE(4)
-
-
-class UnderlayError(Exception):
-    """The underlay's sockets cannot be opened; the text says which address and why."""
 
 
 class UnderlaySockets:
@@ -57,7 +52,7 @@ class UnderlaySockets:
             "udp_gro": ON if offloads.udp_gro else OFF,
         }
         self._interface = interface
-        self._groups: dict[str, socket.socket] = {}
+        self._memberships = Memberships(interface, self._join)
         self._ipv6 = ipaddress.ip_address(address).version == 6
         self._port = port
         # A datagram may be larger than the MTU: a foreign endpoint may fragment what it sends.
@@ -105,24 +100,8 @@ class UnderlaySockets:
         raise OSError(errno.EADDRINUSE, "no free source port")
 
     def set_groups(self, groups: Iterable[str]) -> tuple[list[socket.socket], list[socket.socket]]:
-        """Be a member of exactly ``groups``; return the new sockets, and those left, which are not closed yet.
-
-        UnderlayError when a group cannot be joined; nothing has changed then.
-        """
-        wanted = set(groups)
-        if wanted and self._interface is None:
-            raise UnderlayError("multicast groups need the key 'underlay.interface'; add it to the configuration.")
-        joined: dict[str, socket.socket] = {}
-        try:
-            for group in sorted(wanted - self._groups.keys()):
-                joined[group] = self._join(group)
-        except OSError as error:
-            for opened in joined.values():
-                opened.close()
-            raise UnderlayError(f"cannot join multicast group {group} ({error.strerror}).") from None
-        left = [self._groups.pop(group) for group in list(self._groups) if group not in wanted]
-        self._groups |= joined
-        return list(joined.values()), left
+        """Be a member of exactly ``groups``: see :meth:`nve.memberships.Memberships.set`."""
+        return self._memberships.set(groups)
 
     def _join(self, group: str) -> socket.socket:
         assert self._interface is not None
@@ -212,31 +191,8 @@ class UnderlaySockets:
     def close(self) -> None:
         """Close all sockets."""
         receivers = [self.receiver] if hasattr(self, "receiver") else []
-        for opened in [*self._senders, *receivers, *self._groups.values()]:
+        for opened in [*self._senders, *receivers, *self._memberships.sockets]:
             opened.close()
-
-
-def leave_by(sender: socket.socket, interface: str, ipv6: bool) -> None:
-    """Have what a socket sends to groups leave by an interface, and not come back."""
-    index = socket.if_nametoindex(interface)
-    if ipv6:
-        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, MULTICAST_HOPS)
-    else:
-        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4s4si", bytes(4), bytes(4), index))
-        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, MULTICAST_HOPS)
-
-
-def join_group(receiver: socket.socket, group: str, interface: str) -> None:
-    """Have a socket receive what comes to a group by an interface."""
-    index, address = socket.if_nametoindex(interface), ipaddress.ip_address(group)
-    if address.version == 6:
-        receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, address.packed + struct.pack("=I", index))
-    else:
-        membership = struct.pack("=4s4si", address.packed, bytes(4), index)
-        receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
 
 def class_control(traffic_class: int, ipv6: bool) -> list[tuple[int, int, bytes]]:

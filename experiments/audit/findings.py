@@ -10,8 +10,8 @@ from experiments.audit.patterns import describe_sizes, networks_of, opaque_keys
 from experiments.audit.payload import SECURED, Content
 from experiments.audit.records import Seen
 from experiments.audit.result import Finding, Risk, ranked
-from experiments.audit.underlay import LINK_NAMES
 from experiments.capture_file import CaptureFile
+from experiments.underlay import LINK_NAMES
 from geneve.security.option import is_mechanism_option
 
 HIGH, MEDIUM, LOW, INFORMATION = Risk

@@ -26,7 +26,8 @@ from experiments.audit.records import (
     count_size,
     named,
 )
-from experiments.audit.underlay import (
+from experiments.capture_file import Record
+from experiments.underlay import (
     ETHERTYPE_MACSEC,
     LINK_NAMES,
     PROTOCOL_AH,
@@ -36,10 +37,9 @@ from experiments.audit.underlay import (
     find_network,
     parse_network,
 )
-from experiments.audit.underlay import (
+from experiments.underlay import (
     Network as Packet,
 )
-from experiments.capture_file import Record
 from geneve.control.channel import DTLS_PORT, ESP_UDP_PORT
 from geneve.errors import ParseError
 from geneve.header import BASE_HEADER_SIZE, ETHERTYPE_TEB, GENEVE_PORT

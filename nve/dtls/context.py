@@ -104,12 +104,17 @@ class DtlsContext:
         return connection
 
     def expect(self, connection: SSL.Connection, peer: str, client: bytes, now: float) -> None:
-        """Say whom a listening connection is to believe next.
+        """Say whom a listening connection is to believe next; ``client`` is the address that cookies stand for."""
+        connection.set_app_data(Expected(peer, self.cookies(client, now)))
 
-        ``client`` is what a cookie stands for: address and parameters of the client (RFC 6347, section 4.2.1).
+    def cookies(self, client: bytes, now: float) -> tuple[bytes, ...]:
+        """Return the cookies that are good for a client's address, the one to give first (RFC 6347, section 4.2.1).
+
+        They do not depend on the hello. One who forges hellos from the client's address so makes the server send the
+        client nothing but the cookie that its own hello would have brought.
         """
         period = int(now // COOKIE_SECONDS)
-        connection.set_app_data(Expected(peer, (self._cookie(period, client), self._cookie(period - 1, client))))
+        return self._cookie(period, client), self._cookie(period - 1, client)
 
     def _connection(self, expected: Expected) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)

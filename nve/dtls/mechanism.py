@@ -8,21 +8,31 @@ from typing import Any, NoReturn
 from geneve.control.channel import Channel
 from geneve.control.profile import Profile
 from geneve.control.state import Association
+from geneve.errors import ConfigError
 from geneve.security.association import InboundEnd, OutboundEnd
 from nve.datagrams import Datagram
+from nve.dtls.budget import Budget
 from nve.dtls.link import SessionEvent
-from nve.dtls.sealer import DtlsSealer
+from nve.dtls.sealer import DtlsSealer, check_room
 from nve.dtls.sessions import DtlsSessions
 from nve.protection import Chosen, Use
 
+NOTED_PER_SECOND, NOTED_AT_ONCE = 2.0, 50
+"""Of how many events somebody is told: others can cause handshakes that fail, and a log has an end."""
+
 
 class Dtls:
-    """One session for each pair of NVEs, for all virtual networks. ``note`` is told of what becomes of sessions."""
+    """One session for each pair of NVEs, for all virtual networks.
+
+    ``note`` is told of what becomes of sessions, though not of all of it when that is much.
+    """
 
     keyed = False
 
     def __init__(self, channel: Channel, sessions: DtlsSessions, note: Callable[[SessionEvent], None]) -> None:
         self._channel, self._sessions, self._note = channel, sessions, note
+        self._noting = Budget(NOTED_PER_SECOND, NOTED_AT_ONCE)
+        self._unnoted = 0
 
     @property
     def channel(self) -> Channel:
@@ -45,20 +55,30 @@ class Dtls:
         return self._sessions
 
     def sealer(self, use: Use, chosen: Chosen) -> DtlsSealer | None:  # noqa: ARG002
-        """Return who seals for ``use``, None without a session, and for groups: DTLS has no multicast."""
+        """Return who seals for ``use``, None without a session, and for groups: DTLS has no multicast.
+
+        ValueError when its packets do not fit into records, whether there is a session yet or not.
+        """
         if use.multicast:
             return None
-        sealer = self._sessions.sealer(use.vni, use.name)
-        if sealer is not None:
-            sealer.check_room(use.options)
-        return sealer
-
-    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
-        """Have sessions with these peers only, under the one profile there is; without a profile, with nobody."""
-        self._sessions.apply(peers, next(iter(profiles), None), now)
+        check_room(use.options, use.largest_frame)
+        return self._sessions.sealer(use.vni, use.name)
 
     def check(self, profiles: Iterable[Profile]) -> None:
-        """Do nothing: see :meth:`apply`."""
+        """Raise ConfigError when there is more than one profile: peers have one session, under one set of terms."""
+        names = [profile.name for profile in profiles]
+        if len(names) > 1:
+            raise ConfigError(
+                f"profiles {', '.join(map(repr, names))} are all for DTLS, and NVEs have one session with each other; "
+                "keep one of them."
+            )
+
+    def apply(self, peers: Mapping[str, str], profiles: Iterable[Profile], now: float) -> None:
+        """Have sessions with these peers only, under the one profile there is; without a profile, with nobody.
+
+        It raises nothing: :meth:`check` does so, before anything has changed.
+        """
+        self._sessions.apply(peers, next(iter(profiles), None), now)
 
     def hold(self, outbound: Iterable[OutboundEnd], inbound: Iterable[InboundEnd], peers: Mapping[str, str]) -> None:
         """Do nothing: nobody else has to hold anything."""
@@ -74,7 +94,10 @@ class Dtls:
         """Return the handshakes' datagrams that are to be sent now."""
         leaving = self._sessions.run_due(now)
         for event in self._sessions.take_events():
-            self._note(event)
+            if self._noting.take(now):
+                self._note(event)
+            else:
+                self._unnoted += 1
         return leaving
 
     def next_deadline(self) -> float | None:
@@ -84,4 +107,4 @@ class Dtls:
     def document(self) -> dict[str, Any]:
         """Return the protocol and what became of its sessions."""
         return {"name": "dtls", "implementation": "OpenSSL", "channel": self._channel.model_dump(mode="json"),
-                "sessions": self._sessions.document()}  # fmt: skip
+                "events_not_noted": self._unnoted, "sessions": self._sessions.document()}  # fmt: skip

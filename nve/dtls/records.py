@@ -8,10 +8,14 @@ from geneve.errors import ParseError
 
 HEADER_SIZE = 13
 """Content type, version, epoch (2 bytes), sequence number (6), length (2)."""
+MAX_PLAINTEXT = 2**14
+"""Most bytes that one record protects (RFC 5246, section 6.2.1)."""
 MAX_FRAGMENT = 2**14 + 2048
 """Most bytes behind the header (RFC 5246, section 6.2.3)."""
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
-HELLO_REQUEST, CLIENT_HELLO = 0, 1
+HELLO_REQUEST, CLIENT_HELLO, SERVER_HELLO, HELLO_VERIFY_REQUEST = 0, 1, 2, 3
+CERTIFICATE, SERVER_KEY_EXCHANGE, CERTIFICATE_REQUEST, SERVER_HELLO_DONE = 11, 12, 13, 14
+CERTIFICATE_VERIFY, CLIENT_KEY_EXCHANGE = 15, 16
 RANDOM_SIZE = 32
 
 _TYPES = frozenset((CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA))
@@ -58,6 +62,27 @@ def epoch(record: bytes) -> int:
     return int.from_bytes(record[3:5], "big")
 
 
+def number(record: bytes) -> int:
+    """Return a record's sequence number within its epoch."""
+    return int.from_bytes(record[5:11], "big")
+
+
+def renumbered(record: bytes, sequence: int) -> bytes:
+    """Return the record with another sequence number; only for one that nothing protects."""
+    return record[:5] + sequence.to_bytes(6, "big") + record[11:]
+
+
+def is_change_cipher_spec(record: bytes) -> bool:
+    """Tell whether a record is ChangeCipherSpec as there is only one (RFC 5246, section 7.1)."""
+    return record[0] == CHANGE_CIPHER_SPEC and record[HEADER_SIZE:] == b"\x01"
+
+
+def fatal_alert(record: bytes) -> int | None:
+    """Return the description in an unprotected fatal alert; None when the record is none (RFC 5246, section 7.2)."""
+    fatal = record[0] == ALERT and not epoch(record) and len(record) == HEADER_SIZE + 2 and record[HEADER_SIZE] == 2
+    return record[-1] if fatal else None
+
+
 def message_type(record: bytes) -> int | None:
     """Return the type of the handshake message in an unprotected record; None when there is none."""
     if record[0] != HANDSHAKE or epoch(record) or len(record) < HEADER_SIZE + _MESSAGE_HEADER_SIZE:
@@ -69,6 +94,20 @@ def hello_random(record: bytes) -> bytes | None:
     """Return the 32 random bytes of a ClientHello in one piece; None when the record is none."""
     random = record[_RANDOM_AT : _RANDOM_AT + RANDOM_SIZE]
     return random if message_type(record) == CLIENT_HELLO and len(random) == RANDOM_SIZE else None
+
+
+def hello_cookie(record: bytes) -> bytes:
+    """Return the cookie of a ClientHello in one piece, empty when it has none (RFC 6347, section 4.2.1)."""
+    at = _RANDOM_AT + RANDOM_SIZE
+    at += 1 + int.from_bytes(record[at : at + 1], "big")  # the session's name
+    size = int.from_bytes(record[at : at + 1], "big")
+    cookie = record[at + 1 : at + 1 + size]
+    return cookie if len(cookie) == size and hello_random(record) is not None else b""
+
+
+def message_body(record: bytes) -> bytes:
+    """Return what is behind the message header of a record for which :func:`message_type` is not None."""
+    return record[HEADER_SIZE + _MESSAGE_HEADER_SIZE :]
 
 
 def hello_request(sequence: int) -> bytes:

@@ -3,7 +3,8 @@
 Who is the client. Either NVE of a pair may be the first to have a packet. So that the two never shake hands with each
 other twice at once, the one with the lower address is always the client. The other asks for a handshake with a
 HelloRequest, unprotected, for DTLS has no other word for it (RFC 5246, section 7.4.1.1). Anybody can forge that: it
-costs a handshake a second at most, beside a session that goes on until the new one is complete.
+costs a handshake a second and peer at most, beside a session that goes on until the new one is complete, and all peers
+together have a budget (nve.dtls.link).
 
 Restarts. A server that gets records without a session for them asks for a handshake, a client begins one; a server that
 has a session still takes a ClientHello from the same address, behind a cookie, as RFC 6347 has it (section 4.2.8). The
@@ -20,8 +21,15 @@ name of a session in them: data are opened by the newest session, and while ther
 opens them, since records of another fail without any change. Unprotected handshake messages are of the one handshake
 under way. An established session never sees an unprotected record.
 
-What remains. Until Finished a DTLS 1.2 handshake proves nothing, so one who can send with a peer's address and guess
-when may break a handshake, which is then tried again; an established session is not touched by it.
+Forged hellos. A cookie is good for an address, whichever hello brought it: what the server sends back to a client for
+hellos that somebody else sent in its name is what it gets for its own. The client takes the first cookie and no other.
+A hello with a good cookie begins one handshake, and takes the place of one under way, so a client can start anew at
+once; an NVE begins only so many of them.
+
+What remains. Until Finished a DTLS 1.2 handshake proves nothing. Its records have numbers that only those know who see
+it (nve.dtls.session): they can break it, with the server's address at any time, with the client's between its cookie
+and its Finished. The client begins another at once, a few times, then each second. An established session is not
+touched by any of it.
 """
 
 from __future__ import annotations
@@ -31,7 +39,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from geneve.control.channel import ChannelProtocol, Cipher
+from geneve.control.channel import Channel
 from geneve.control.profile import Profile
 from geneve.control.tls import TlsFiles
 from geneve.drops import DropReason
@@ -51,16 +59,17 @@ _Results = list[Burst | DropReason]
 class DtlsSessions:
     """All sessions of the NVE ``node`` at ``address``; an :class:`nve.protection.Opener`.
 
-    ``underlay_mtu`` is that of IP packets, in bytes. Methods raise nothing for what comes from the underlay.
+    ``underlay_mtu`` is that of IP packets, in bytes; all sessions are of one ``channel``. Methods raise nothing for
+    what comes from the underlay.
     """
 
-    def __init__(self, node: str, address: str, files: TlsFiles, underlay_mtu: int) -> None:
+    def __init__(self, node: str, address: str, files: TlsFiles, underlay_mtu: int, channel: Channel) -> None:
         """ConfigError names the file with a certificate or key that cannot be used."""
         self.version = 0
         """Grows when packets can be sealed to a peer that could not before, or can no more, or under other terms."""
-        self._node, self._files = node, files
+        self._node, self._channel = node, channel
         self._address = packed_address(address)
-        self._mtu = underlay_mtu - IP_HEADER_SIZE[4 if len(self._address) == 4 else 6] - UDP_HEADER_SIZE
+        mtu = underlay_mtu - IP_HEADER_SIZE[4 if len(self._address) == 4 else 6] - UDP_HEADER_SIZE
         self._links: dict[str, Link] = {}
         self._by_address: dict[bytes, Link] = {}
         self._destinations: dict[str, str] = {}
@@ -68,20 +77,18 @@ class DtlsSessions:
         self._leaving: list[Datagram] = []
         self._deadline: float | None = math.inf
         """When something is due; None when that must be found out anew."""
-        self._around = self._surroundings(Cipher.AES_128_GCM)
+        context = DtlsContext(files, channel.cipher, mtu)
+        self._around = Surroundings(node, context, Listener(context), self._events_append, self._changed)
         self._opener = PacketOpener()
 
     def apply(self, peers: Mapping[str, str], profile: Profile | None, now: float) -> None:
-        """Take over the NVEs (name -> outer address) to have sessions with, and the profile; None: with nobody.
+        """Take over the NVEs (name -> outer address) to have sessions with, and the profile.
 
-        Sessions go on with a peer whose address, and a profile whose cipher, stay the same.
+        Without a profile, and under one of another channel, there are sessions with nobody. A session goes on with a
+        peer whose address stays the same. Nothing is raised.
         """
-        channel = None if profile is None else profile.channel
-        if profile is None or channel is None or channel.protocol is not ChannelProtocol.DTLS:
+        if profile is None or profile.channel != self._channel:
             peers, profile = {}, None
-        if profile is not None and channel is not None and channel.cipher is not self._cipher:
-            self._forget(list(self._links), "the profile has another cipher")
-            self._around = self._surroundings(channel.cipher)
         addresses = {name: packed_address(text) for name, text in peers.items() if name != self._node}
         gone = [name for name, link in self._links.items() if addresses.get(name) != link.address]
         self._forget(gone, "the NVE is no longer a peer at this address")
@@ -106,7 +113,7 @@ class DtlsSessions:
     def sealer(self, vni: int, peer: str) -> DtlsSealer | None:
         """Return what seals packets of a VNI to a peer, None while there is no session; see :attr:`version`."""
         link = self._links.get(peer)
-        return None if link is None or link.current is None else DtlsSealer(vni, link)
+        return None if link is None or link.current is None else DtlsSealer(vni, peer, self._links)
 
     def open_burst(self, buffer: bytes, size: int, source: bytes, now: float) -> _Results:
         """Open datagrams of ``size`` bytes that stand one behind the other, the last perhaps shorter.
@@ -154,11 +161,6 @@ class DtlsSessions:
     def document(self) -> dict[str, Any]:
         """Return what is to be known of each peer, for the stats socket."""
         return {name: link.document() for name, link in self._links.items()}
-
-    def _surroundings(self, cipher: Cipher) -> Surroundings:
-        self._cipher = cipher
-        context = DtlsContext(self._files, cipher, self._mtu)
-        return Surroundings(self._node, context, Listener(context), self._events_append, self._changed)
 
     def _events_append(self, event: SessionEvent) -> None:
         self._events.append(event)

@@ -12,8 +12,8 @@ from experiments.audit.evaluation import evaluate
 from experiments.audit.findings import find
 from experiments.audit.observer import Observer
 from experiments.audit.page import render
-from experiments.audit.underlay import LINK_NAMES
 from experiments.capture_file import CaptureError
+from experiments.underlay import LINK_NAMES
 from geneve.control import jsonrpc
 from geneve.control.protocol import ConfirmAsked, Identity, NodeProtocol, Progress, SessionError, StateReceived
 from geneve.control.state import Role

@@ -14,11 +14,10 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 from scapy.utils import wrpcap
 
-from geneve.header import BaseHeader
+from geneve.header import GENEVE_PORT, BaseHeader
 from geneve.packet import make_packet
 from topologies import sandbox
 from topologies.network import Testbed
-from topologies.plan import GENEVE_PORT
 from topologies.scenario_file import parse_scenario, scenario_path
 
 pytestmark = pytest.mark.live

@@ -186,6 +186,29 @@ def test_splitting_and_packing() -> None:
             records.split(broken)
 
 
+def test_the_cookie_of_a_hello() -> None:
+    world = joined()
+    kinds = {records.message_type(datagram) for _, _, datagram in world.log}
+    assert {records.CLIENT_HELLO, records.HELLO_VERIFY_REQUEST} <= kinds
+    first, answer, second = (datagram for _, _, datagram in world.log[:3])
+    cookie = records.hello_cookie(second)
+    assert len(cookie) == 32
+    assert records.message_body(answer).endswith(b"\x20" + cookie)
+    assert records.hello_cookie(first) == records.hello_cookie(answer) == b""
+
+
+@given(st.binary(min_size=records.HEADER_SIZE, max_size=200), st.integers(0, 199), st.integers(0, 255))
+def test_what_is_read_of_any_record(record: bytes, place: int, value: int) -> None:
+    hello = bytearray(_flights()[2])
+    hello[place % len(hello)] = value
+    for one in (record, bytes(hello), bytes(hello[: max(records.HEADER_SIZE, place)])):
+        cookie, random = records.hello_cookie(one), records.hello_random(one)
+        assert cookie == b"" or (random is not None and cookie in one)
+        assert records.fatal_alert(one) is None or one[0] == records.ALERT
+        assert 0 <= records.number(one) < 2**48
+        assert records.renumbered(records.renumbered(one, 5), records.number(one)) == one
+
+
 @functools.lru_cache
 def _world(cipher: Cipher) -> World:
     return joined(cipher)

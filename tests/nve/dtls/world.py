@@ -66,7 +66,7 @@ class Node:
 
     def start(self) -> None:
         """Start, or start anew without any memory."""
-        self.sessions = DtlsSessions(self.name, self.address, self.files, MTU)
+        self.sessions = DtlsSessions(self.name, self.address, self.files, self.world.mtu, self.world.terms.channel)
         self.apply(self.world.terms)
 
     def apply(self, terms: Profile | None) -> None:
@@ -99,8 +99,8 @@ Spoil = Callable[[list[tuple[str, str, bytes]]], Iterable[tuple[str, str, bytes]
 class World:
     """``spoil`` is given what is under way, as (from, to, datagram), and returns what arrives, in order."""
 
-    def __init__(self, names: tuple[str, ...] = ("nve1", "nve2"), terms: Profile | None = None) -> None:
-        self.now, self.names, self.terms = 1000.0, names, terms or profile()
+    def __init__(self, names: tuple[str, ...] = ("nve1", "nve2"), terms: Profile | None = None, mtu: int = MTU) -> None:
+        self.now, self.names, self.terms, self.mtu = 1000.0, names, terms or profile(), mtu
         self.spoil: Spoil = lambda under_way: under_way
         self.under_way: list[tuple[str, str, bytes]] = []
         self.log: list[tuple[str, str, bytes]] = []

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from geneve.outer import ETHERTYPE_IPV4, ETHERTYPE_IPV6, MAX_EXTENSION_HEADERS, MAX_TAGS
 
+LINKTYPE_ETHERNET = 1
 ETHERTYPE_MACSEC = 0x88E5
 PROTOCOL_UDP, PROTOCOL_ESP, PROTOCOL_AH = 17, 50, 51
 
@@ -46,7 +47,7 @@ class Network(NamedTuple):
 
 def find_network(linktype: int, data: bytes) -> tuple[int, int] | None:
     """Return the EtherType of what a frame carries and where it starts; None for other link types and short frames."""
-    if linktype == 1:
+    if linktype == LINKTYPE_ETHERNET:
         return _tagged(data, 12)
     if linktype in _RAW:
         return _raw(data, 0)
