@@ -27,6 +27,8 @@ REFUSED = "refused"
 """Key of the facts of a configuration that the testbed refuses to make, with the reason."""
 DEPLOYMENTS = "deployments.jsonl"
 """Verdicts on deployments, one trial a line, as :func:`deployment_line` writes them."""
+ON_THE_WIRE = "on the wire"
+"""How the name of a fault ends that packets must show."""
 PLAN = "plan.json"
 """Which SEC-GEN requirements a run has tried, by number, where not all."""
 COLUMNS = ("requirement", "level", "mechanism", "verdict", "draft_verdict", "evidence", "reason")
@@ -65,16 +67,30 @@ def analyse(
             for mechanism in mechanisms:
                 found = [_try(run, probe, entry) for entry in _plan(probe, mechanism)]
                 trials.setdefault((f"{GEN}-{probe.requirement}", mechanism), []).extend(found)
+    faults: list[str] = []
     if OP in series:
-        deployments, planted = read_deployments(run)
-        trials.update(deployments)
+        try:
+            deployments, planted = read_deployments(run)
+            trials.update(deployments)
+        except (OSError, ValueError) as error:
+            faults.append(f"conformance: the deployments cannot be judged: {error}")
     wanted = [requirement for requirement in REQUIREMENTS if requirement.series in series]
     if GEN in series and (run / "raw" / NAME / PLAN).exists():
         tried = json.loads((run / "raw" / NAME / PLAN).read_text(encoding="utf-8"))
         wanted = [requirement for requirement in wanted if requirement.series == OP or requirement.number in tried]
     result = conclude(trials, wanted, mechanisms)
     _check_planted(planted, wanted, result)
+    result.failures += faults
     return result
+
+
+def series_of(run: Path) -> tuple[str, ...]:
+    """Return the series that a run was to try: the deployments' too, unless it was planned for some requirements."""
+    plan = run / "raw" / NAME / PLAN
+    if (run / "raw" / NAME / DEPLOYMENTS).exists() or not plan.exists():
+        return (GEN, OP)
+    tried = set(json.loads(plan.read_text(encoding="utf-8")))
+    return (GEN, OP) if tried >= {entry.number for entry in REQUIREMENTS if entry.series == GEN} else (GEN,)
 
 
 def _plan(probe: Probe, mechanism: str) -> tuple[Configuration, ...]:
@@ -100,22 +116,36 @@ def _try(run: Path, probe: Probe, configuration: Configuration) -> Trial:
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """A deployment in which ``fault`` was planted, so that ``requirement`` must be found violated."""
+    """A deployment in which ``fault`` was planted, so that ``requirement`` must be found violated.
+
+    ``statement`` is the one that must not hold; empty: any one.
+    """
 
     requirement: str
     mechanism: str
     fault: str
     trial: Trial
+    statement: str = ""
+
+    @property
+    def noticed(self) -> bool:
+        """Whether the fault was found, by packets if it was planted for them: silence shows no fault."""
+        found = [finding for finding in self.trial.failed if self.statement in ("", finding.statement)]
+        return any(finding.packets or not self.fault.endswith(ON_THE_WIRE) for finding in found)
 
 
-def deployment_line(requirement: str, mechanism: str, trial: Trial, planted: str = "") -> dict[str, Any]:
+def deployment_line(
+    requirement: str, mechanism: str, trial: Trial, planted: str = "", statement: str = ""
+) -> dict[str, Any]:
     """Return one line of DEPLOYMENTS: a deployment judged for a requirement under a mechanism.
 
     ``trial.probe`` is the deployment's name, ``trial.configuration`` the profile it ran under. ``planted`` names the
     fault that was planted against the requirement: such a line is a negative control and part of no verdict.
+    ``statement`` is the one that must fail then.
     """
     return {
-        "requirement": requirement, "mechanism": mechanism, "planted": planted, "deployment": trial.probe,
+        "requirement": requirement, "mechanism": mechanism, "planted": planted, "must fail": statement,
+        "deployment": trial.probe,
         "configuration": trial.configuration, "capture": trial.capture, "inapplicable": trial.inapplicable,
         "fault": trial.fault,
         "findings": [
@@ -127,15 +157,13 @@ def deployment_line(requirement: str, mechanism: str, trial: Trial, planted: str
 
 
 def read_deployments(run: Path) -> tuple[Trials, list[Planted]]:
-    """Return the trials of DEPLOYMENTS and its negative controls; nothing without such a file.
+    """Return the trials of DEPLOYMENTS and its negative controls.
 
-    ValueError on a damaged line.
+    ValueError on a damaged line, OSError without such a file.
     """
     path = run / "raw" / NAME / DEPLOYMENTS
     found: Trials = {}
     planted: list[Planted] = []
-    if not path.exists():
-        return found, planted
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
@@ -149,7 +177,7 @@ def read_deployments(run: Path) -> tuple[Trials, list[Planted]]:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         if fault:
-            planted.append(Planted(entry["requirement"], entry["mechanism"], fault, trial))
+            planted.append(Planted(entry["requirement"], entry["mechanism"], fault, trial, str(entry["must fail"])))
         else:
             found.setdefault((entry["requirement"], entry["mechanism"]), []).append(trial)
     return found, planted
@@ -165,7 +193,7 @@ def _check_planted(planted: Sequence[Planted], wanted: Iterable[Requirement], re
         where = f"conformance: the planted fault '{entry.fault}' against {entry.requirement} under {entry.mechanism}"
         if entry.trial.void:
             result.failures.append(f"{where} could not be judged: {entry.trial.void}")
-        elif not entry.trial.failed:
+        elif not entry.noticed:
             result.failures.append(f"{where} is not noticed")
 
 
@@ -227,7 +255,9 @@ def _cell(requirement: Requirement, mechanism: str, decision: Decision, result: 
 def _check_control(requirement: Requirement, unprotected: Sequence[Trial], result: ConformanceResult) -> None:
     """Without any protection every probe must find the fault, or its statements prove nothing."""
     for trial in unprotected:
-        if not trial.void and trial.parts() and any(trial.parts().values()):
+        if trial.void or not trial.parts():
+            continue
+        if any(trial.parts().values()) or not any(finding.packets for finding in trial.failed):
             result.failures.append(
                 f"conformance: the probe {trial.probe} of {requirement.name} finds nothing wrong without protection"
             )

@@ -23,7 +23,18 @@ from experiments.conformance.draft import OP
 from experiments.conformance.verdicts import Trial
 from experiments.mechanism.evidence import RECEIVED, Evidence, Seen
 from experiments.mechanism.probe import MUST, WHOLE, Finding, Probe, Weight
-from experiments.mechanism.probes.common import INNER_HEADERS, enough, marked, numbers, own, received, sent, spi_of
+from experiments.mechanism.probes.common import (
+    INNER_HEADERS,
+    arrives,
+    enough,
+    happened,
+    marked,
+    numbers,
+    own,
+    received,
+    sent,
+    spi_of,
+)
 from experiments.programs import wait_for
 from geneve.control.profile import (
     Coverage,
@@ -50,10 +61,12 @@ _SHOWN = 2
 _UNLIMITED = 10_000
 _RECORD_SECONDS = 0.5
 """How long the collector is given for what a device reports."""
-_QUIET = 1.5
+_QUIET = 3.0
 _RATE = 10
 _SIZES = (60, 100, 300, 500, 700, 1000)
 _BUCKETS = (256, 768)
+_FRAMES = (200, 700, 1000)
+"""Sizes in bytes of dummy frames: one for each bucket, and one for the largest size, as the messages have them."""
 _FIRST, _SECOND, _GROUP = 410, 430, 450
 _ATTACKS = {"payload": 610, "telemetry": 620, "header": 630, "other tenant": 640}
 _REPLAYED, _GENUINE = 650, 660
@@ -80,7 +93,7 @@ def deployment(mechanism: str) -> Scenario:
         shielded = Profile(
             name="esp-shielded", channel=channel, key_granularity=KeyGranularity.PAIR,
             padding=Padding(mode=PaddingMode.BUCKETS, buckets=_BUCKETS),
-            dummies=Dummies(mode=DummyMode.FILL, rate=_RATE),
+            dummies=Dummies(mode=DummyMode.FILL, rate=_RATE, sizes=_FRAMES),
         )  # fmt: skip
         return good.model_copy(update={"profiles": (*good.profiles, shielded)}).under(shielded.name)
     return good.under(mechanism)
@@ -95,11 +108,14 @@ def faulty() -> Scenario:
 
 
 PLANTED = {
-    f"{OP}-1": "blue's frames in clear", f"{OP}-2": "red's VNI in clear", f"{OP}-3": "no dummy packets",
-    f"{OP}-4": "blue's frames not authenticated", f"{OP}-5": "blue's options not authenticated",
-    f"{OP}-7": "no key for the transit device",
-}  # fmt: skip
-"""What is wrong with :func:`faulty`, by the requirement against which it was planted."""
+    f"{OP}-1": ("blue's frames in clear", "no tenant's data can be read on the underlay"),
+    f"{OP}-2": ("red's VNI in clear", "what the risk analysis calls sensitive is not in clear"),
+    f"{OP}-3": ("no dummy packets", "sizes do not tell packets with data from those without"),
+    f"{OP}-4": ("blue's frames not authenticated", "a changed payload is refused"),
+    f"{OP}-5": ("blue's options not authenticated", "a changed option is refused"),
+    f"{OP}-7": ("no key for the transit device", "the transit device acts on genuine telemetry"),
+}
+"""What is wrong with :func:`faulty`, by the requirement against which it was planted, and which statement must fail."""
 
 
 def with_eve(scenario: Scenario) -> Scenario:
@@ -224,22 +240,29 @@ def nothing_sensitive(watched: Watched) -> tuple[Evidence, list[Finding]]:
     option = bytes.fromhex("0102110100010002")
     shown = [s for s in packets if s.packet is not None and (s.packet.header.vni == watched.red.vni or option in s.raw)]
     reason = f"red's VNI or its option 0x0102:0x11 can be read in {len(shown)} of {len(packets)} packets"
-    return watched.red, [Finding("what the risk analysis calls sensitive is not in clear",
-                                 enough(packets, _COUNT) and not shown, reason, numbers(shown or packets))]  # fmt: skip
+    return watched.red, [
+        Finding("what the risk analysis calls sensitive is not in clear",
+                enough(packets, _COUNT) and not shown, reason, numbers(shown or packets)),
+        arrives(watched.red, "red1", "red2"),
+    ]  # fmt: skip
 
 
 def patterns_hidden(watched: Watched) -> tuple[Evidence, list[Finding]]:
-    """SEC-OP-3: sizes and times of red's packets."""
+    """SEC-OP-3: whether sizes of packets, and that there are any, tell when red sends and what."""
     facts, packets = watched.red.facts["facts"], own(watched.red, "nve1")
     quiet = [seen for seen in packets if facts["begin"] <= seen.timestamp < facts["middle"]]
     busy = [seen for seen in packets if facts["middle"] <= seen.timestamp <= facts["end"]]
-    sizes = sorted({seen.size for seen in busy})
+    sizes, idle = (sorted({seen.size for seen in found}) for found in (busy, quiet))
     return watched.red, [
         Finding("packets pass although the tenant is silent", len(quiet) >= 0.6 * _RATE * _QUIET,
                 f"{len(quiet)} packets from nve1 in {_QUIET:g} s without data", numbers(quiet)),
         Finding("sizes do not tell messages apart", enough(busy, _COUNT) and len(sizes) <= len(_BUCKETS) + 1,
                 f"messages of {len(_SIZES)} sizes in packets of {len(sizes)} "
                 f"({', '.join(map(str, sizes))} bytes)", numbers(busy)),
+        Finding("sizes do not tell packets with data from those without", enough(busy, _COUNT) and sizes == idle,
+                f"sizes while the tenant sends: {', '.join(map(str, sizes))} bytes; while it is silent: "
+                f"{', '.join(map(str, idle)) or 'none'}", numbers(busy)),
+        arrives(watched.red, "red1", "red2"),
     ]  # fmt: skip
 
 
@@ -330,6 +353,7 @@ def flows_told_apart(watched: Watched) -> tuple[Evidence, list[Finding]]:
                 f"{len(database)} packets to the database's port under {', '.join(sorted(used[0])) or 'nothing'}, "
                 f"{len(others)} others under {', '.join(sorted(used[1])) or 'nothing'}", numbers(database + others),
                 parts=(_EACH_FLOW,)),
+        happened("packets of both flows pass", {"the database's": len(database), "others": len(others)}, 3),
     ]  # fmt: skip
 
 
@@ -350,7 +374,14 @@ def keys_told_apart(watched: Watched) -> tuple[Evidence, list[Finding]]:
                 numbers(blue + database), parts=(_UNICAST,)),
         Finding("the multicast group has keys of its own", apart,
                 f"{len(group)} packets to the group, keys {_names(group_keys)}", numbers(group), parts=(_GROUPS,)),
+        happened("packets of all flows pass, and the group's messages arrive",
+                 {**{name: len(packets) for name, packets in named.items()}, "at blue3": len(_group_messages(watched))},
+                 3),
     ]  # fmt: skip
+
+
+def _group_messages(watched: Watched) -> list[str]:
+    return [payload for payload in received(watched.blue, "blue3") if len(payload) == 2 * _GROUP]
 
 
 def _database(evidence: Evidence) -> list[Seen]:

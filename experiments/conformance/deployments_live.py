@@ -10,7 +10,7 @@ from dataclasses import replace
 from experiments.audit.deployment import judge
 from experiments.audit.faults import FAULTS
 from experiments.bench import Hosts, started
-from experiments.conformance.analysis import DEPLOYMENTS, deployment_line
+from experiments.conformance.analysis import DEPLOYMENTS, ON_THE_WIRE, deployment_line
 from experiments.conformance.deployments import (
     ACTS,
     PLANTED,
@@ -34,7 +34,6 @@ from topologies.scenario_file import load_scenario, scenario_path
 
 FAULTY = "planted"
 _SECONDS = 4.0
-_WIRE = "on the wire"
 
 
 def run(context: Context, mechanisms: Sequence[str], with_faults: bool = True) -> None:
@@ -50,13 +49,14 @@ def run(context: Context, mechanisms: Sequence[str], with_faults: bool = True) -
                 lines.write(json.dumps(deployment_line(requirement, mechanism, trial)) + "\n")
                 if mechanism == NO_PROTECTION:
                     alone = seen_in(requirement, watched, name)
-                    lines.write(json.dumps(deployment_line(requirement, mechanism, alone, f"nothing, {_WIRE}")) + "\n")
+                    lines.write(json.dumps(deployment_line(requirement, mechanism, alone, f"nothing, {ON_THE_WIRE}")) + "\n")
         if not with_faults:
             return
         watched = watch(context, faulty(), f"deployment-{FAULTY}")
-        for requirement, fault in PLANTED.items():
+        for requirement, (fault, statement) in PLANTED.items():
             trial = seen_in(requirement, watched, FAULTY)
-            lines.write(json.dumps(deployment_line(requirement, OURS, trial, f"{fault}, {_WIRE}")) + "\n")
+            line = deployment_line(requirement, OURS, trial, f"{fault}, {ON_THE_WIRE}", statement)
+            lines.write(json.dumps(line) + "\n")
         for line in faults_in_files():
             lines.write(json.dumps(line) + "\n")
 

@@ -1,12 +1,14 @@
 """Why a verdict differs from the draft's letter, for each cell where it does, with room for the run's own evidence.
 
 ``{configuration}``, ``{capture}`` and ``{packets}`` are those of the trial that the verdict rests on (the first that
-failed, if one did), ``{failed}`` and ``{held}`` its statements with what was seen. A cell that differs and has no
-explanation for its verdict here fails the run; one that agrees shows none.
+failed, if one did), ``{failed}`` its statements with what was seen, ``{held}`` those that hold, each with its own
+capture and packets. A cell that differs and has no explanation for its verdict here fails the run; one that agrees
+shows none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from experiments.conformance.verdicts import Decision, Trial, Verdict
@@ -38,16 +40,21 @@ _AH = (
 _OF_ESP = "The draft has one letter for IPsec, and its text speaks of IPsec/ESP. "
 _GROUP = (
     "The draft marks Y because IPsec handles multicast, and the first sentence of the requirement is met: {held}. The "
-    "second asks that an egress NVE can verify which NVE sent a packet. All members of a group share the key of its "
-    "security association, so what its ICV proves is that some member sent the packet (group authentication, RFC "
-    "5374), and a member can forge another's: {failed} (configuration {configuration}, {capture}, packets {packets}). "
-    "RFC 4359 defines RSA signatures in place of the ICV, which would prove the sender; we have not tried them."
+    'second says that an egress NVE must be able to verify "whether the packet is sent from a proper ingress NVE which '
+    'is authorized to forward that packet". Read loosely, any member of the group is a proper one, and a key that only '
+    "members have is enough. We read it strictly: an NVE is authorized to forward what its own tenants send, so to "
+    "verify that means to know which NVE sent the packet. All members of a group share the key of its security "
+    "association; what its ICV proves is that some member sent the packet (group authentication, RFC 5374), and a "
+    "member can forge another's: {failed} (configuration {configuration}, {capture}, packets {packets}). RFC 4359 "
+    "defines RSA signatures in place of the ICV, which would prove the sender; we have not tried them."
 )
 _FLOWS = (
     "The draft marks Y, as IPsec can have keys of its own for each session and for each multicast group. The "
-    "requirement speaks of each flow. Selectors (RFC 4301, section 4.4.1.1) see outer addresses and UDP ports, which "
-    "name neither VNI nor inner flow, so that all between two NVEs shares a key: {failed}. The group has one of its "
-    "own: {held} ({capture}, packets {packets})."
+    "requirement speaks of each flow. This NVE knows one association for each ordered pair of NVEs and no finer "
+    "granularity, so that all between the two shares a key: {failed} ({capture}, packets {packets}). Selectors (RFC "
+    "4301, section 4.4.1.1) see outer addresses and UDP ports, so IPsec could tell flows apart by the outer source "
+    "port, a hash of the inner flow, though neither by VNI nor by policy; we have not tried that. The group has a key "
+    "of its own: {held}."
 )
 
 EXPLANATIONS: dict[tuple[str, str], Explanation] = {
@@ -103,12 +110,13 @@ def explain(requirement: str, mechanism: str, decision: Decision) -> str | None:
         return None
     failed = [(trial, finding) for trial in decision.grounds for finding in trial.failed]
     held = [
-        finding for trial in decision.grounds for finding in trial.of_weight(Weight.DEMANDED) if finding.holds
-    ]
+        (trial, finding)
+        for trial in decision.grounds for finding in trial.of_weight(Weight.DEMANDED) if finding.holds
+    ]  # fmt: skip
     ground = failed[0][0] if failed else decision.grounds[0]
     return entry.text.format(
         configuration=ground.configuration, capture=ground.capture or "no capture", packets=_packets(ground),
-        failed=_statements([finding for _, finding in failed], "does not hold"), held=_statements(held, "holds"),
+        failed=_statements([finding for _, finding in failed], "does not hold"), held=_held(held),
     )  # fmt: skip
 
 
@@ -116,7 +124,21 @@ def _statements(findings: list[Finding], verdict: str) -> str:
     return "; ".join(dict.fromkeys(f'"{f.statement}" {verdict} ({f.reason})' for f in findings)) or "nothing"
 
 
+def _held(found: list[tuple[Trial, Finding]]) -> str:
+    """Return statements that hold, each with the capture and the packets that show it."""
+    texts = []
+    for trial, finding in found:
+        # What a scenario file or a receiver's log shows has no packets.
+        where = f"; {trial.capture}, packets {_shown(finding.packets)}" if finding.packets else ""
+        texts.append(f'"{finding.statement}" holds ({finding.reason}{where})')
+    return "; ".join(dict.fromkeys(texts)) or "nothing"
+
+
 def _packets(trial: Trial) -> str:
     telling = [finding for finding in trial.failed if finding.packets] or trial.findings
-    found = sorted({number for finding in telling for number in finding.packets})
+    return _shown(number for finding in telling for number in finding.packets)
+
+
+def _shown(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
     return ", ".join(map(str, found[:_SHOWN])) + (" and more" if len(found) > _SHOWN else "") if found else "none"

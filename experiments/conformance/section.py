@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.conformance import analysis, page, plots
-from experiments.conformance.draft import GEN, MECHANISMS, OP
+from experiments.conformance.draft import MECHANISMS
 from experiments.conformance.networks import chosen, networks
 from experiments.mechanism.analysis import PROBE_SECONDS
 from experiments.profiles import START_SECONDS, Profile
@@ -26,8 +26,7 @@ def seconds(profile: Profile) -> float:
 
 def section(root: Path) -> Section:
     """Make tables and plots of a run again from its raw files."""
-    series = (GEN, OP) if (root / "raw" / analysis.NAME / analysis.DEPLOYMENTS).exists() else (GEN,)
-    result = analysis.analyse(root, series=series)
+    result = analysis.analyse(root, series=analysis.series_of(root))
     folders = {name: root / name for name in ("csv", "plots")}
     for folder in folders.values():
         folder.mkdir(exist_ok=True)

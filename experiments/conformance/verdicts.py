@@ -117,9 +117,14 @@ def decide(requirement: Requirement, trials: Sequence[Trial]) -> Decision:
         return Decision(Verdict.NOT_APPLICABLE, reasons, everything, everything)
     valid = [trial for trial in applicable if not trial.void]
     grounds = _best_of_each(valid) if requirement.series == GEN else valid
-    # A configuration that fails to work is no reason to doubt another; a probe that worked in none is.
+    # A configuration that fails to work is no reason to doubt what another has; a probe that worked in none is.
     lost = {trial.probe for trial in applicable} - {trial.probe for trial in grounds}
     if lost or (requirement.series != GEN and faults):
+        return Decision(Verdict.VOID, "; ".join(faults), tuple(grounds), everything, faults)
+    doubtful = {trial.probe for trial in applicable if trial.void}
+    lacking = {trial.probe for trial in grounds if not all(trial.parts().values())}
+    if doubtful & lacking:
+        # What the best lacks is perhaps there in the configuration that failed to work.
         return Decision(Verdict.VOID, "; ".join(faults), tuple(grounds), everything, faults)
     parts = [there for trial in grounds for there in trial.parts().values()]
     if not parts:

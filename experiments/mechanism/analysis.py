@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.mechanism.evidence import Evidence
-from experiments.mechanism.probe import Finding, Probe
+from experiments.mechanism.probe import Finding, Probe, Weight
 from experiments.mechanism.probes import PROBES
 from experiments.tables import write_csv
 
@@ -53,7 +53,13 @@ def _judge_requirement(run: Path, number: int, probes: list[Probe], result: Mech
         for kind in KINDS:
             findings, capture = _judge(run, probe, kind, result)
             rows[kind] += [_row(probe, kind, finding, capture) for finding in findings]
-            noticed = any(not finding.holds for finding in findings)
+            noticed = any(not finding.holds and finding.weight is not Weight.CONTROL for finding in findings)
+            if kind == "crippled":
+                result.failures += [
+                    f"mechanism: {probe.name} (crippled) proves nothing: {finding.statement}: it does not "
+                    f"({finding.reason})"
+                    for finding in findings if finding.weight is Weight.CONTROL and not finding.holds
+                ]  # fmt: skip
             if kind == "crippled" and not noticed:
                 result.failures.append(
                     f"mechanism: the probe {probe.name} of SEC-GEN-{number} finds nothing wrong with a crippled profile"
@@ -65,7 +71,8 @@ def _judge_requirement(run: Path, number: int, probes: list[Probe], result: Mech
     if not met:
         result.failures.append(f"mechanism: SEC-GEN-{number} is not met: {first_fault or 'no findings'}")
     crippled = all(
-        any(row["verdict"] != "holds" for row in rows["crippled"] if row["probe"] == probe.name) for probe in probes
+        any(row["verdict"] != "holds" and not row["control"] for row in rows["crippled"] if row["probe"] == probe.name)
+        for probe in probes
     )
     result.requirements.append(
         {
@@ -92,7 +99,7 @@ def _row(probe: Probe, kind: str, finding: Finding, capture: str) -> dict[str, A
     return {
         "requirement": f"SEC-GEN-{probe.requirement}", "level": probe.level, "probe": probe.name, "tenant": kind,
         "statement": finding.statement, "verdict": "holds" if finding.holds else "does not hold",
-        "reason": finding.reason, "packets": shown, "capture": capture,
+        "reason": finding.reason, "packets": shown, "capture": capture, "control": finding.weight is Weight.CONTROL,
     }  # fmt: skip
 
 

@@ -100,6 +100,28 @@ def arrives(evidence: Evidence, sender: str, receiver: str) -> Finding:
     )
 
 
+def unchanged(evidence: Evidence, sender: str, receiver: str) -> Finding:
+    """Judge that the messages that eve left alone arrived: else what is not delivered was perhaps not refused."""
+    sizes = {2 * size for size in evidence.facts["facts"]["unchanged"]}
+    out = sorted(payload for payload in sent(evidence, sender) if len(payload) in sizes)
+    back = sorted(payload for payload in received(evidence, receiver) if len(payload) in sizes)
+    return Finding("unchanged ones are delivered", bool(out) and out == back, f"{len(back)} of {len(out)}",
+                   weight=Weight.CONTROL)  # fmt: skip
+
+
+def happened(statement: str, counts: dict[str, int], least: int) -> Finding:
+    """Judge that there was at least so much of everything that a probe rests on: "not met" must not come of silence."""
+    shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
+    return Finding(statement, all(count >= least for count in counts.values()), shown, weight=Weight.CONTROL)
+
+
+def way_of_change(packets: Sequence[Seen]) -> str:
+    """Say how eve changed packets that the capture has in front of her, as they were."""
+    if packets and all(seen.packet is None for seen in packets):
+        return "changed by eve blindly, where that byte should be"
+    return "changed by eve"
+
+
 def marked(packets: Iterable[Seen]) -> list[Seen]:
     """Return the packets in which a message's mark can be read."""
     return [seen for seen in packets if MESSAGE_MARK in seen.raw]

@@ -18,6 +18,7 @@ from experiments.mechanism.probes.common import (
 )
 from geneve.control.profile import InnerCoverage, Profile
 from geneve.header import ETHERTYPE_HIDDEN, ETHERTYPE_TEB
+from geneve.packet import Packet
 
 if TYPE_CHECKING:
     from experiments.mechanism.live import Bench
@@ -84,7 +85,7 @@ def judge_vni(evidence: Evidence) -> list[Finding]:
     clear = [(seen, seen.packet) for seen in packets if seen.packet is not None]
     constant = [s for s, p in clear if (p.header.vni, p.header.protocol_type) == (0, ETHERTYPE_HIDDEN)]
     hidden = [seen for seen in packets if seen.packet is None or seen in constant]
-    true_length = [s for s, p in clear if p.header.opt_len == sum(option.size for option in p.options)]
+    true = [s for s, p in clear if _as_sent(p)]
     return [
         Finding(
             "VNI and protocol type cannot be read",
@@ -95,13 +96,20 @@ def judge_vni(evidence: Evidence) -> list[Finding]:
         ),
         Finding(
             "the fields that were not chosen stay in clear (Opt Len, C, version, O)",
-            enough(packets, _COUNT)
-            and true_length == packets
-            and all(p.header.critical and not p.header.oam for _, p in clear),
-            f"Opt Len is the true length of the options in {len(true_length)} of {len(packets)} packets",
+            enough(packets, _COUNT) and true == packets,
+            f"in {len(true)} of {len(packets)} packets they are as the ingress NVE has to set them: Opt Len the length "
+            "of the options, C if one of them is critical, version and O 0",
+            numbers(true or packets),
         ),
         arrives(evidence, "vni1", "vni2"),
     ]
+
+
+def _as_sent(packet: Packet) -> bool:
+    """Whether fields say what they say of such a packet without any protection (RFC 8926, section 3.4)."""
+    header, options = packet.header, packet.options
+    length, critical = sum(option.size for option in options), any(option.type & 0x80 for option in options)
+    return header.opt_len == length and header.critical == critical and not header.oam
 
 
 def judge_header(evidence: Evidence) -> list[Finding]:

@@ -10,6 +10,7 @@ from experiments.mechanism.evidence import Evidence, Seen
 from experiments.mechanism.probe import MUST, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
+    happened,
     enough,
     find_option,
     numbers,
@@ -65,9 +66,14 @@ def _judge(prefix: str) -> Judge:
         refused = refusals(evidence, "nve2") if channel else evidence.counted("nve2", "drops", "source_unproven")
         shown = ", ".join(f"{entry['sender']} SPI {entry['spi']:#010x}" for entry in groups)
         keys, proof = ("group keys",), ("proof of the sender",)
+        counts = {"sent": len(out), "packets": len(packets)}
+        counts |= {f"{prefix}{n} got": len(set(out) & set(payloads)) for n, payloads in back.items()}
         if not name:
-            return _without_groups(len(out), packets, keys + proof)
+            passes = happened("messages are sent, pass and reach every member", counts, _COUNT)
+            return [*_without_groups(len(out), packets, keys + proof), passes]
         return [
+            happened("messages are sent, pass and reach every member, and a member forges", {**counts, "forged": forged},
+                  _COUNT),
             Finding("one packet for each frame, to a multicast group of the underlay",
                     len(out) == _COUNT and len(to_group) == len(packets) == _COUNT,
                     f"{len(out)} frames, {len(to_group)} packets to the group, {len(packets) - len(to_group)} others",

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence
-from experiments.mechanism.probe import MUST, Finding, Judge, Probe
+from experiments.mechanism.probe import MUST, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
+    happened,
     arrives,
     enough,
     find_option,
@@ -17,6 +18,8 @@ from experiments.mechanism.probes.common import (
     read_by,
     received,
     sent,
+    unchanged,
+    way_of_change,
     with_bytes,
 )
 from geneve.control.profile import Profile
@@ -95,6 +98,7 @@ def judge_shared(evidence: Evidence) -> list[Finding]:
             enough(packets, _COUNT) and once == packets,
             f"{len(once)} of {len(packets)} packets have the group's security option",
             numbers(once),
+            Weight.NOTE,
         ),
         arrives(evidence, "share1", "share2"),
     ]
@@ -103,8 +107,12 @@ def judge_shared(evidence: Evidence) -> list[Finding]:
 def flips(
     bench: Bench, first: str, second: str, changes: dict[str, tuple[str, int, int]], **order: object
 ) -> dict[str, object]:
-    """Let eve flip one bit in each packet, one kind of place after the other; messages of another size each."""
+    """Let eve flip one bit in each packet, one kind of place after the other; messages of another size each.
+
+    As many that she leaves alone follow each time.
+    """
     sizes: dict[str, object] = {}
+    alone: list[int] = []
     for number, (name, (part, offset, mask)) in enumerate(changes.items()):
         size = _SIZE + 10 * number
         sizes[name] = size
@@ -115,7 +123,9 @@ def flips(
         bench.eve().ask(attack)
         bench.burst(first, second, [size] * _COUNT, patience=REFUSAL_SECONDS, no_checksum=True)
         sizes[f"{name} seen"] = bench.eve().ask({"do": "end"})["seen"]
-    return {"sizes": sizes}
+        alone.append(size + 5)
+        bench.burst(first, second, [size + 5] * _COUNT)
+    return {"sizes": sizes, "unchanged": alone}
 
 
 def flip_result(evidence: Evidence, name: str, first: str, second: str, accepted: bool, statement: str) -> Finding:
@@ -123,9 +133,21 @@ def flip_result(evidence: Evidence, name: str, first: str, second: str, accepted
     size, seen = evidence.facts["facts"]["sizes"][name], evidence.facts["facts"]["sizes"][f"{name} seen"]
     out = [payload for payload in sent(evidence, first) if len(payload) == 2 * size]
     back = [payload for payload in received(evidence, second) if len(payload) == 2 * size]
+    packets = own(evidence, "nve1", size + INNER_HEADERS)
     holds = seen == _COUNT and (len(back) == len(out) if accepted else not back)
-    reason = f"{seen} of {len(out)} packets changed by eve, {len(back)} delivered"
-    return Finding(statement, bool(out) and holds, reason, numbers(own(evidence, "nve1", size + INNER_HEADERS)))
+    reason = f"{seen} of {len(out)} packets {way_of_change(packets)}, {len(back)} delivered; captured in front of her"
+    return Finding(statement, bool(out) and holds, reason, numbers(packets))
+
+
+def flip_controls(evidence: Evidence, first: str, second: str) -> list[Finding]:
+    """Judge that eve changed all that she was to change, and that what she left alone arrived."""
+    entries = evidence.facts["facts"]["sizes"]
+    seen = {name: count for name, count in entries.items() if name.endswith(" seen")}
+    sizes = {2 * size for name, size in entries.items() if name not in seen}
+    out = [payload for payload in sent(evidence, first) if len(payload) in sizes]
+    passed = own(evidence, "nve1")
+    everything = {**seen, "sent for each": len(out) // max(1, len(sizes)), "packets": len(passed)}
+    return [happened("eve changes all that she is to change", everything, _COUNT), unchanged(evidence, first, second)]
 
 
 def _act_subset(bench: Bench) -> dict[str, object]:
@@ -138,6 +160,7 @@ def judge_subset(evidence: Evidence) -> list[Finding]:
         flip_result(evidence, "one", "subs1", "subs2", False, "a change of one option is refused: it is authenticated"),
         flip_result(evidence, "two", "subs1", "subs2", True, "a change of the other passes: it is not authenticated"),
         _hidden_none(evidence),
+        *flip_controls(evidence, "subs1", "subs2"),
     ]
 
 
@@ -161,6 +184,7 @@ def judge_encrypted(evidence: Evidence) -> list[Finding]:
                 f"readable in {len(shown)} of {len(packets)} packets", numbers(shown or packets)),
         flip_result(evidence, "two", "enc1", "enc2", True,
                     "a change of the other passes: it is not authenticated"),
+        *flip_controls(evidence, "enc1", "enc2"),
     ]  # fmt: skip
 
 

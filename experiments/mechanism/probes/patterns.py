@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from experiments.mechanism.evidence import Evidence, Seen
-from experiments.mechanism.probe import MUST, Finding, Judge, Probe
+from experiments.mechanism.probe import MUST, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import arrives, enough, numbers, own
 from experiments.samples import read_lines
 from geneve.control.profile import Padding, Profile
@@ -119,10 +120,16 @@ def _between(evidence: Evidence, packets: list[Seen], start: str, end: str) -> l
 def _clear_fields(seen: Seen) -> tuple[object, ...]:
     """Everything of a packet that is not random or a number that counts: what could tell dummies from data."""
     packet, raw = seen.packet, seen.raw
+    outer = (raw[:16], raw[23], raw[22], raw[15], _source_port(raw))
     if packet is None:
-        return (raw[:16], raw[23], raw[22], raw[15], seen.view.carrier, seen.view.spi, len(raw))
+        return (*outer, seen.view.carrier, seen.view.spi, len(raw))
     layout = tuple((option.option_class, option.type, option.size) for option in packet.options)
-    return (raw[:16], raw[23], raw[22], raw[15], packet.header, layout, len(raw))
+    return (*outer, packet.header, layout, len(raw))
+
+
+def _source_port(raw: bytes) -> bytes:
+    """Return the outer UDP source port, which tells flows apart; nothing where there is no UDP under IPv4."""
+    return raw[34:36] if raw[12:15] == b"\x08\x00\x45" and raw[23] == socket.IPPROTO_UDP else b""
 
 
 def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judge:
@@ -138,12 +145,15 @@ def _judge_dummies(first: str, second: str, one_size: bool, fills: bool) -> Judg
         findings = [
             Finding("packets flow although no tenant sends", len(quiet) >= 0.6 * _RATE * _QUIET,
                     f"{len(quiet)} packets in {_QUIET:g} s without data", numbers(quiet)),
-            Finding("packets without data end at the NVE", taken >= len(quiet) > 0 and idle == 0,
-                    f"{taken} dummies recognised by the NVE, {idle} datagrams at the receiver meanwhile"),
+            Finding("packets without data reach no tenant", bool(quiet) and idle == 0,
+                    f"{len(quiet)} packets without data, {idle} datagrams at the receiver meanwhile", numbers(quiet)),
+            Finding("the NVE says that it recognised packets without data", taken >= len(quiet) > 0,
+                    f"{taken} counted by the NVE", weight=Weight.NOTE),
             Finding("no field that can be read tells dummies from data of the same size",
                     bool(busy and quiet) and alike,
-                    f"{len(packets)} packets; different sizes: {len(lengths)}, different sets of clear fields: "
-                    f"{len(looks)}", numbers(busy)),
+                    f"{len(packets)} packets; different sizes: {len(lengths)}, different sets of clear fields, the "
+                    f"outer source port among them: {len(looks)}"
+                    if quiet else "no packet without data was seen that data could be compared with", numbers(busy)),
             arrives(evidence, first, second),
         ]  # fmt: skip
         if fills:

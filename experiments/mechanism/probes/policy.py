@@ -9,6 +9,7 @@ from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import MUST, Finding, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
+    happened,
     enough,
     find_option,
     numbers,
@@ -66,7 +67,12 @@ def judge_flows(evidence: Evidence) -> list[Finding]:
             holds = enough(packets, _COUNT) and found == {profile}
         reason = f"{len(packets)} packets, under {', '.join(sorted(found)) or 'nothing'}"
         findings.append(Finding(statement, holds, reason, numbers(packets)))
-    return findings
+    counts = {}
+    for flow, (size, _, profile) in _FLOWS.items():
+        counts[f"{flow} sent"] = sum(len(payload) == 2 * size for payload in sent(evidence, "flow1"))
+        if profile is not None:
+            counts[f"{flow} captured"] = len(own(evidence, "nve1", size + INNER_HEADERS))
+    return [*findings, happened("messages of each flow are sent, and pass where none is to be discarded", counts, _COUNT)]
 
 
 def _act_rules(bench: Bench) -> dict[str, object]:
@@ -121,7 +127,18 @@ def judge_pairs(evidence: Evidence) -> list[Finding]:
                 brought == _COUNT == len(out) and sorted(back) == sorted(out) and refused >= _COUNT,
                 f"eve sent {brought} packets from nve1 to nve2 on to nve3 too: {len(back) - own_copies} delivered "
                 f"there besides nve3's own {own_copies}, {refused} refused by nve3", numbers(to_nve2)),
+        happened("messages of each tunnel pass, and nve3 gets its own",
+              {**_of_tunnels(evidence), "broadcasts": len(out), "brought to nve3": brought, "its own": own_copies},
+              _COUNT),
     ]  # fmt: skip
+
+
+def _of_tunnels(evidence: Evidence) -> dict[str, int]:
+    """Return how many packets of each tunnel were captured."""
+    counts = {}
+    for (first, second), size in _TALKS.items():
+        counts[f"{first} to {second}"] = len(own(evidence, size=size + INNER_HEADERS))
+    return counts
 
 
 def _pair_keys(evidence: Evidence) -> Finding:
