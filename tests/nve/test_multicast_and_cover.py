@@ -183,7 +183,8 @@ def test_dummies_before_any_data_look_like_the_data_that_follows():
     silent.apply(node_state("nve1", profile=COVER, telemetry=True), 0.0)
     dummies = [item for item in silent.run_due(0.05) if item.destination == data.destination]
     assert dummies
-    looks = {(item.entropy, item.traffic_class, item.payload[:16], len(item.payload)) for item in (data, other, *dummies)}
+    sent = (data, other, *dummies)
+    looks = {(item.entropy, item.traffic_class, item.payload[:16], len(item.payload)) for item in sent}
     assert len(looks) == 1, "source port, class, telemetry's flow label and size say nothing"
 
 
