@@ -318,12 +318,13 @@ class Encapsulator:
         self, network: VirtualNetwork, inner: InnerFrame, address: str, target: Target | None
     ) -> OutboundFlow:
         tags = _tags_of(network, inner)
+        covered = target is not None and target.sealer.terms.dummies is not None
         return OutboundFlow(
             network=network,
             inner=inner,
             target=target,
             address=address,
-            entropy=self._flow_label(network.vni, inner),
+            entropy=self._flow_label(network.vni, inner) if not covered else self._cover_label(network.vni, address),
             traffic_class=ecn.outer_traffic_class(inner, self._dscp),
             tags=tags,
             options=(*network.static_options, build_tag(*tags)) if network.tags else network.static_options,
@@ -344,7 +345,7 @@ class Encapsulator:
                 self._drops[DropReason.SEQUENCE_EXHAUSTED] += len(frames) - len(packets)
             self._note_limits(target)
             if packets:
-                target.entropy, target.traffic_class, target.tags = flow.entropy, flow.traffic_class, flow.tags
+                target.traffic_class, target.tags = flow.traffic_class, flow.tags
                 self.cover.data_sent(target, now)
         self._add(work.result, packets, flow.address, flow.traffic_class, flow.entropy)
 
@@ -412,7 +413,8 @@ class Encapsulator:
         for target, size in self.cover.due(now):
             network = target.network
             fixed = (*network.static_options, build_tag(*target.tags)) if network.tags else network.static_options
-            (options,) = self._options(network, target.entropy, fixed, 1)
+            label = self._cover_label(network.vni, target.address)
+            (options,) = self._options(network, label, fixed, 1)
             try:
                 packet = target.sealer.seal_dummy(size, options)
             except SequenceExhaustedError:
@@ -420,7 +422,7 @@ class Encapsulator:
                 self._drops[DropReason.SEQUENCE_EXHAUSTED] += 1
                 continue
             self._note_limits(target)
-            sent.append(Datagram(target.address, packet, target.traffic_class, target.entropy))
+            sent.append(Datagram(target.address, packet, target.traffic_class, label))
         self._counters["dummies_sent"] += len(sent)
         self._counters["datagrams_sent"] += len(sent)
         return sent
@@ -443,8 +445,17 @@ class Encapsulator:
 
     def _flow_label(self, vni: int, inner: InnerFrame) -> int:
         # With the VNI: two tenants that use the same addresses must not show by the same label.
-        digest = hashlib.blake2s(vni.to_bytes(4, "big") + inner.flow, digest_size=4, key=self._flow_secret).digest()
-        return int.from_bytes(digest, "big")
+        return self._label(vni.to_bytes(4, "big") + inner.flow)
+
+    def _cover_label(self, vni: int, address: str) -> int:
+        """Return the label of all packets to one peer under a profile with dummies.
+
+        Data would show by labels of their own: dummies are sent before there is a flow, and belong to none.
+        """
+        return self._label(b"cover" + vni.to_bytes(4, "big") + address.encode())
+
+    def _label(self, what: bytes) -> int:
+        return int.from_bytes(hashlib.blake2s(what, digest_size=4, key=self._flow_secret).digest(), "big")
 
 
 def _tags_of(network: VirtualNetwork, inner: InnerFrame) -> tuple[int, int]:

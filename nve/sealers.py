@@ -29,7 +29,6 @@ class Target:
     sealer: Sealer
     address: str
     network: VirtualNetwork
-    entropy: int = 0
     traffic_class: int = 0
     tags: tuple[int, int] = (0, 0)
     associations: tuple[OutboundEnd, ...] = ()
@@ -47,7 +46,7 @@ class Target:
     def adopt(self, previous: Target | None) -> None:
         """Go on looking as the target of the state before did."""
         if previous is not None:
-            self.entropy, self.traffic_class = previous.entropy, previous.traffic_class
+            self.traffic_class = previous.traffic_class
             self.tags = previous.tags
 
 

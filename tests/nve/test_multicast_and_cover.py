@@ -175,6 +175,25 @@ def test_dummies_look_like_data_and_end_at_the_nve():
     assert one.next_deadline() is not None
 
 
+def test_dummies_before_any_data_look_like_the_data_that_follows():
+    one = Dataplane("nve1", bytes(32))
+    one.apply(node_state("nve1", profile=COVER, telemetry=True), 0.0)
+    (data, other) = one.from_tenants(100, [udp_frame(), udp_frame(version=6)], 0.5).datagrams
+    silent = Dataplane("nve1", bytes(32))
+    silent.apply(node_state("nve1", profile=COVER, telemetry=True), 0.0)
+    dummies = [item for item in silent.run_due(0.05) if item.destination == data.destination]
+    assert dummies
+    sent = (data, other, *dummies)
+    looks = {(item.entropy, item.traffic_class, item.payload[:16], len(item.payload)) for item in sent}
+    assert len(looks) == 1, "source port, class, telemetry's flow label and size say nothing"
+
+
+def test_flows_have_ports_of_their_own_where_there_are_no_dummies():
+    one = Dataplane("nve1", bytes(32))
+    one.apply(node_state("nve1"), 0.0)
+    assert len({item.entropy for item in one.from_tenants(100, [udp_frame(), udp_frame(version=6)]).datagrams}) == 2
+
+
 def test_a_state_that_comes_again_does_not_restart_the_schedule():
     one = Dataplane("nve1", bytes(32))
     one.apply(node_state("nve1", profile=COVER), 0.0)
