@@ -292,9 +292,16 @@ def _genuine(watched: Watched) -> Finding:
                    weight=Weight.CONTROL)  # fmt: skip
 
 
+def _eve_acts(watched: Watched, *names: str) -> Finding:
+    """Judge that eve changed, or repeated, what she was to: else that nothing was refused says nothing."""
+    facts = watched.attacks.facts["facts"]
+    return happened("eve acts on all that she is to act on", {name: int(facts[name]) for name in names}, _COUNT)
+
+
 def payload_authenticated(watched: Watched) -> tuple[Evidence, list[Finding]]:
     """SEC-OP-4."""
-    return watched.attacks, [_refused(watched, "payload", "a changed payload is refused"), _genuine(watched)]
+    refused = _refused(watched, "payload", "a changed payload is refused")
+    return watched.attacks, [refused, _eve_acts(watched, "payload"), _genuine(watched)]
 
 
 def header_authenticated(watched: Watched) -> tuple[Evidence, list[Finding]]:
@@ -302,6 +309,7 @@ def header_authenticated(watched: Watched) -> tuple[Evidence, list[Finding]]:
     return watched.attacks, [
         _refused(watched, "header", "a changed Geneve header is refused"),
         _refused(watched, "telemetry", "a changed option is refused"),
+        _eve_acts(watched, "header", "telemetry"),
         _genuine(watched),
     ]
 
@@ -309,7 +317,7 @@ def header_authenticated(watched: Watched) -> tuple[Evidence, list[Finding]]:
 def nves_authenticated(watched: Watched) -> tuple[Evidence, list[Finding]]:
     """SEC-OP-6: what another NVE's packets say of their VNI is believed only if it is theirs."""
     refused = _refused(watched, "other tenant", "a packet moved to another tenant's VNI is refused")
-    return watched.attacks, [refused, _genuine(watched)]
+    return watched.attacks, [refused, _eve_acts(watched, "other tenant"), _genuine(watched)]
 
 
 def nothing_early(watched: Watched) -> tuple[Evidence, list[Finding]]:
@@ -326,6 +334,7 @@ def nothing_early(watched: Watched) -> tuple[Evidence, list[Finding]]:
                 parts=(_NOTHING_EARLY, _DEVICES)),
         Finding("the transit device acts on genuine telemetry", genuine >= _COUNT,
                 f"{genuine} of {_COUNT} packets reported by t1", true, parts=(_DEVICES,)),
+        _eve_acts(watched, "telemetry"),
         _genuine(watched),
     ]  # fmt: skip
 
@@ -339,6 +348,7 @@ def replay_refused(watched: Watched) -> tuple[Evidence, list[Finding]]:
         Finding("a repeated packet is refused", repeated >= _COUNT == len(out) and sorted(out) == sorted(back),
                 f"{repeated} packets repeated by eve, {len(back) - len(set(back))} delivered twice",
                 numbers(_changed(evidence, _REPLAYED))),
+        _eve_acts(watched, "replayed"),
         _genuine(watched),
     ]  # fmt: skip
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from experiments.conformance.configurations import scenario_of
 from experiments.conformance.verdicts import Trial
 from experiments.mechanism.evidence import FACTS, Evidence
-from experiments.mechanism.probe import WHOLE, Probe
+from experiments.mechanism.probe import WHOLE, Probe, Weight
 from experiments.mechanism.probes import PROBES
 from experiments.mechanism.probes.common import INNER_HEADERS, own
 from experiments.traffic import build_message
@@ -238,19 +239,23 @@ def test_a_changed_payload_that_is_delivered_is_not_authenticated(tmp_path, kind
     assert passed.parts() == {WHOLE: False}
 
 
-def flipped(folder: Path, passing: Sequence[str]) -> Evidence:
+def flipped(folder: Path, passing: Sequence[str], unchanged: int = 8) -> Evidence:
     sizes = {"reserved": 300, "critical": 310, "vni": 320}
     payloads = {name: messages([size] * 8) for name, size in sizes.items()}
-    back = [payload for name in passing for payload in payloads[name]]
-    logs = {"sent-field1": timed([p for group in payloads.values() for p in group]), "received-field2": timed(back)}
-    facts = {"sizes": {**sizes, **{f"{name} seen": 8 for name in sizes}}}
-    return evidence(folder, [], logs, facts)
+    alone = messages([305] * 8)
+    back = [payload for name in passing for payload in payloads[name]] + alone[:unchanged]
+    sent = timed([p for group in payloads.values() for p in group] + alone)
+    facts = {"sizes": {**sizes, **{f"{name} seen": 8 for name in sizes}}, "unchanged": [305]}
+    return evidence(folder, carried("none", sent), {"sent-field1": sent, "received-field2": timed(back)}, facts)
 
 
 def test_authenticating_the_whole_header_is_the_first_half(tmp_path):
     first, chosen = "fields authenticated", "fields chosen"
     assert tried("fields", 11, flipped(tmp_path, [])).parts() == {first: True, chosen: False}
     assert tried("fields", 11, flipped(tmp_path, ["reserved"])).parts() == {first: True, chosen: True}
+    assert tried("fields", 11, flipped(tmp_path, [])).void == ""
+    dead = tried("fields", 11, flipped(tmp_path, [], unchanged=0))
+    assert "unchanged ones are delivered: it does not (0 of 8)" in dead.void
     unprotected = flipped(tmp_path, ["reserved", "critical", "vni"])
     assert tried("fields", 11, unprotected).parts() == {first: False, chosen: False}
 
@@ -322,7 +327,8 @@ def test_one_security_association_for_all_flows_is_no_policy(tmp_path):
     found = evidence(tmp_path, frames, {"sent-flow1": sent}, associations=[association("nve1", "nve2")])
     trial = tried("flows", 15, found)
     assert trial.parts() == {WHOLE: False}
-    assert all("5 packets, under esp" in finding.reason for finding in trial.findings)
+    assert all("5 packets, under esp" in finding.reason for finding in trial.of_weight(Weight.DEMANDED))
+    assert trial.void == ""
 
 
 @pytest.mark.parametrize("kind", ["esp", "esp-null", "ah"])
@@ -380,12 +386,20 @@ def test_copies_for_each_receiver_are_no_multicast(tmp_path):
 
 @pytest.mark.parametrize("entry", PROBES, ids=lambda entry: f"{entry.requirement}-{entry.name}")
 def test_no_probe_is_satisfied_with_silence(tmp_path, entry):
-    facts = {"sizes": {}, "largest": LARGEST, "repeated": 0, "seen": 0, "ports": 0, "number": 0, "data": 0, "forged": 0}
-    facts |= {"group": "group", "redirected": 0, "forged from": 0}
-    prefix = entry.tenant[:4]
-    try:
-        found = entry.judge(evidence(tmp_path, [], {f"sent-{prefix}1": [], f"received-{prefix}2": []}, facts))
-    except KeyError:
-        return  # what the probe itself would have noted is missing: analysed as a failure
-    trial = Trial(entry.name, "some", tuple(found))
+    places = ("reserved", "critical", "vni", "payload", "one", "two")
+    sizes = {name: 300 + 10 * number for number, name in enumerate(places)}
+    facts: dict[str, Any] = dict.fromkeys(
+        ("repeated", "seen", "ports", "number", "data", "forged", "redirected", "forged from", "begin", "middle",
+         "received while idle"), 0,
+    )  # fmt: skip
+    facts |= {"sizes": {**sizes, **{f"{name} seen": 0 for name in sizes}}, "largest": LARGEST, "group": "group"}
+    facts |= {"end": 1, "unchanged": [305]}
+    facts["middle"] = {"t1": {"authentication_failed": 0, "exported": 0}}
+    facts["middle"] = 0 if entry.requirement == 7 else {**facts["middle"], "t2": facts["middle"]["t1"]}
+    hosts = list(scenario_of(entry.scenario).tenants[entry.tenant].hosts)
+    counters = {"counters": {"authentication_failed": 0, "exported": 0}}
+    addresses = {**ADDRESSES, "nve3": "192.168.1.3"}
+    found = evidence(tmp_path, [], {}, facts, dict.fromkeys(("t1", "t2"), counters), hosts=hosts, addresses=addresses)
+    trial = Trial(entry.name, "some", tuple(entry.judge(found)))
     assert not any(trial.parts().values())
+    assert "it does not" in trial.void or not trial.of_weight(Weight.DEMANDED)
