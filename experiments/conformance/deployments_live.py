@@ -49,7 +49,8 @@ def run(context: Context, mechanisms: Sequence[str], with_faults: bool = True) -
                 lines.write(json.dumps(deployment_line(requirement, mechanism, trial)) + "\n")
                 if mechanism == NO_PROTECTION:
                     alone = seen_in(requirement, watched, name)
-                    lines.write(json.dumps(deployment_line(requirement, mechanism, alone, f"nothing, {ON_THE_WIRE}")) + "\n")
+                    line = deployment_line(requirement, mechanism, alone, f"nothing, {ON_THE_WIRE}")
+                    lines.write(json.dumps(line) + "\n")
         if not with_faults:
             return
         watched = watch(context, faulty(), f"deployment-{FAULTY}")

@@ -1,8 +1,12 @@
 """What a probe is: what it does on the emulated network, and how its evidence is judged afterwards.
 
-A probe judges captures, what receivers got and what nodes read of packets, never what an endpoint
-claims to have done. Each runs twice, side by side: for a tenant under the profile that is to meet the
-requirement, and for its twin under a crippled one, where the same judge must say "not met".
+A probe judges captures and what receivers got, wherever these can show it. Some statements rest on what nodes count,
+since no packet shows it: which options a node read (SEC-GEN-3, 5), what transit devices acted on or refused (13, 14),
+and that packets which eve brought elsewhere or a member forged came to be refused (16, 17). The NVA's list of
+associations says whose an SPI is (15 to 17), and nodes say which DTLS sessions they have (16). Attacks are counted by
+who makes them.
+Each probe runs twice, side by side: for a tenant under the profile that is to meet the requirement, and for its twin
+under a crippled one, where the same judge must say "not met", while the controls hold there too.
 """
 
 from __future__ import annotations

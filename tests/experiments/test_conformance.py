@@ -83,6 +83,14 @@ def test_a_failed_control_voids_the_trial_and_not_the_mechanism():
     assert saved.configurations == ("a", "b")
 
 
+def test_what_the_best_lacks_is_perhaps_there_in_a_configuration_that_failed():
+    broken = Trial("p", "a", (finding(True), finding(False, weight=CONTROL)))
+    assert decide(GEN_4, [broken, trial(True, False, configuration="b")]).verdict is Verdict.VOID
+    # Another probe's trouble is not this one's.
+    saved = [broken, trial(True, configuration="b"), trial(False, probe="q")]
+    assert decide(GEN_4, saved).verdict is Verdict.IN_PART
+
+
 def test_notes_decide_nothing():
     assert decide(GEN_4, [Trial("p", "c", (finding(True), finding(False, weight=NOTE)))]).verdict is Verdict.MET
     assert decide(GEN_4, [Trial("p", "c", (finding(True, weight=NOTE),))]).verdict is Verdict.VOID
@@ -298,8 +306,47 @@ def test_deployments_become_rows_too(tmp_path):
     assert cell(result, "SEC-OP-8", "none")["verdict"] == "not met"
     assert cell(result, "SEC-OP-7", "esp")["verdict"] == "not applicable"
     (folder / analysis.DEPLOYMENTS).write_text('{"requirement": "SEC-OP-99"}\n')
-    with pytest.raises(ValueError, match=r"deployments\.jsonl, line 1"):
-        analysis.read_deployments(tmp_path)
+    damaged = analysis.analyse(tmp_path, (), series=(OP,)).failures
+    assert [text for text in damaged if "deployments.jsonl, line 1" in text]
+    (folder / analysis.DEPLOYMENTS).unlink()
+    missing = analysis.analyse(tmp_path, (), series=(OP,)).failures
+    assert [text for text in missing if "the deployments cannot be judged" in text]
+
+
+def test_a_whole_run_has_deployments_to_judge(tmp_path):
+    folder = tmp_path / "raw" / "conformance"
+    folder.mkdir(parents=True)
+    assert analysis.series_of(tmp_path) == (GEN, OP)
+    (folder / analysis.PLAN).write_text(json.dumps(list(range(1, 18))))
+    assert analysis.series_of(tmp_path) == (GEN, OP)
+    (folder / analysis.PLAN).write_text("[8]")
+    assert analysis.series_of(tmp_path) == (GEN,)
+
+
+def test_a_planted_fault_is_found_by_the_statement_about_it_and_by_packets():
+    def planted(statement: str, shown: tuple[int, ...], where: str = analysis.ON_THE_WIRE) -> bool:
+        found = Finding("this", False, "because", shown), Finding("that", True, "because", (3,))
+        return analysis.Planted("SEC-OP-8", "ours", f"fault, {where}", Trial("p", "c", found), statement).noticed
+
+    assert planted("this", (3,))
+    assert planted("", (3,))
+    assert not planted("that", (3,)), "another statement failed"
+    assert not planted("this", ()), "silence is no fault"
+    assert planted("this", (), "in the file")
+
+
+def test_without_protection_the_fault_must_be_shown_by_packets():
+    silent = Trial("p", "none", (Finding("it is so", False, "nothing came"),))
+    told = analysis.conclude({("SEC-GEN-8", "none"): [silent]}, [BY_NAME["SEC-GEN-8"]], ("none",)).failures
+    assert [text for text in told if "finds nothing wrong without protection" in text]
+
+
+def test_what_holds_is_explained_with_its_own_packets():
+    held = Trial("q", "c", (Finding("that", True, "seen", (7, 8)),), "captures/conformance/held.pcap")
+    decision = decide(GEN_4, [trial(False), held])
+    told = explain("SEC-GEN-4", "esp", decision)
+    assert told is not None
+    assert '"that" holds (seen; captures/conformance/held.pcap, packets 7, 8)' in told
 
 
 def test_a_planted_fault_that_nobody_notices_fails(tmp_path):

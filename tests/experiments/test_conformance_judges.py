@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from experiments.conformance.configurations import scenario_of
 from experiments.conformance.verdicts import Trial
 from experiments.mechanism.evidence import FACTS, Evidence
 from experiments.mechanism.probe import WHOLE, Probe, Weight
-from experiments.mechanism.probes import PROBES
+from experiments.mechanism.probes import PROBES, patterns
 from experiments.mechanism.probes.common import INNER_HEADERS, own
 from experiments.traffic import build_message
 from geneve.option import Option
@@ -218,6 +219,25 @@ def dummy_evidence(folder: Path, kind: str, alike: bool) -> Evidence:
 def test_dummies_of_esp_look_like_data_or_not(tmp_path):
     assert tried("constant", 7, dummy_evidence(tmp_path, "esp", True)).parts() == {WHOLE: True}
     assert tried("constant", 7, dummy_evidence(tmp_path, "esp", False)).parts() == {WHOLE: False}
+
+
+@pytest.mark.parametrize(("kind", "told"), [("esp-udp", True), ("none", True), ("esp", False)])
+def test_another_source_port_tells_dummies_from_data(tmp_path, kind, told):
+    found = dummy_evidence(tmp_path, kind, True)
+    assert patterns._clear_fields(found.packets[0]) == patterns._clear_fields(found.packets[-1])
+    raw = found.packets[0].raw
+    port = raw[:34] + bytes([raw[34] ^ 1]) + raw[35:]
+    other = patterns._clear_fields(replace(found.packets[0], raw=port))
+    assert (other != patterns._clear_fields(found.packets[0])) == told
+
+
+def test_fields_are_in_clear_as_an_ingress_sets_them(tmp_path):
+    def statement(options: tuple[Option, ...]) -> bool:
+        found = burst(tmp_path, "none", "vni", [300] * 8, options=options)
+        return tried("some-fields", 4, found).findings[1].holds
+
+    assert statement(())
+    assert statement((Option(0x0102, 0x91, b"1234"),))
 
 
 # --- SEC-GEN-8 to 14 ---------------------------------------------------------------------------------

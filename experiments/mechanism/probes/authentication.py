@@ -11,8 +11,8 @@ from experiments.mechanism.evidence import Evidence, Seen
 from experiments.mechanism.probe import MUST, SHOULD, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
-    happened,
     enough,
+    happened,
     marked,
     numbers,
     own,
@@ -172,8 +172,9 @@ def judge_nve(evidence: Evidence) -> list[Finding]:
         Finding("no forged packet moves the replay window: every true packet behind one is delivered",
                 len(out) > 2 * _COUNT and sorted(back) == sorted(out),
                 f"{len(out)} sent, {len(back)} delivered, {moved} counted as old", numbers(own(evidence, "nve1"))),
-        happened("eve forges a copy of each packet", {"of another number": facts["number"], "of other data": facts["data"],
-                                                   "packets": len(own(evidence, "nve1")) // 3}, _COUNT),
+        happened("eve forges a copy of each packet",
+                 {"with another number": facts["number"], "with other data": facts["data"],
+                  "packets of each burst": len(own(evidence, "nve1")) // 3}, _COUNT),
         unchanged(evidence, "full1", "full2"),
     ]  # fmt: skip
 
@@ -185,7 +186,8 @@ def _act_transit(bench: Bench) -> dict[str, object]:
     time.sleep(0.3)
     middle = bench.stats()
     bench.burst("full2", "full1", [_SIZE + 10] * _COUNT)
-    return {"forged": forged, "unchanged": [_SIZE + 10], "middle": {name: middle[name]["counters"] for name in ("t1", "t2")}}
+    counters = {name: middle[name]["counters"] for name in ("t1", "t2")}
+    return {"forged": forged, "unchanged": [_SIZE + 10], "middle": counters}
 
 
 def judge_transit(evidence: Evidence) -> list[Finding]:

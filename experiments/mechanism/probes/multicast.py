@@ -10,9 +10,9 @@ from experiments.mechanism.evidence import Evidence, Seen
 from experiments.mechanism.probe import MUST, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
-    happened,
     enough,
     find_option,
+    happened,
     numbers,
     own,
     received,
@@ -72,8 +72,8 @@ def _judge(prefix: str) -> Judge:
             passes = happened("messages are sent, pass and reach every member", counts, _COUNT)
             return [*_without_groups(len(out), packets, keys + proof), passes]
         return [
-            happened("messages are sent, pass and reach every member, and a member forges", {**counts, "forged": forged},
-                  _COUNT),
+            happened("messages are sent, pass and reach every member, and a member forges",
+                     {**counts, "forged": forged}, _COUNT),
             Finding("one packet for each frame, to a multicast group of the underlay",
                     len(out) == _COUNT and len(to_group) == len(packets) == _COUNT,
                     f"{len(out)} frames, {len(to_group)} packets to the group, {len(packets) - len(to_group)} others",

@@ -9,10 +9,10 @@ from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import MUST, Finding, Judge, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
-    happened,
     arrives,
     enough,
     find_option,
+    happened,
     numbers,
     own,
     read_by,

@@ -9,9 +9,9 @@ from experiments.mechanism.evidence import Evidence
 from experiments.mechanism.probe import MUST, Finding, Probe, Weight
 from experiments.mechanism.probes.common import (
     INNER_HEADERS,
-    happened,
     enough,
     find_option,
+    happened,
     numbers,
     own,
     received,
@@ -72,7 +72,8 @@ def judge_flows(evidence: Evidence) -> list[Finding]:
         counts[f"{flow} sent"] = sum(len(payload) == 2 * size for payload in sent(evidence, "flow1"))
         if profile is not None:
             counts[f"{flow} captured"] = len(own(evidence, "nve1", size + INNER_HEADERS))
-    return [*findings, happened("messages of each flow are sent, and pass where none is to be discarded", counts, _COUNT)]
+    statement = "messages of each flow are sent, and pass where none is to be discarded"
+    return [*findings, happened(statement, counts, _COUNT)]
 
 
 def _act_rules(bench: Bench) -> dict[str, object]:
