@@ -145,8 +145,9 @@ def flip_controls(evidence: Evidence, first: str, second: str) -> list[Finding]:
     seen = {name: count for name, count in entries.items() if name.endswith(" seen")}
     sizes = {2 * size for name, size in entries.items() if name not in seen}
     out = [payload for payload in sent(evidence, first) if len(payload) in sizes]
-    passed = own(evidence, "nve1")
-    everything = {**seen, "sent for each": len(out) // max(1, len(sizes)), "packets": len(passed)}
+    bursts = len(sizes) + len(evidence.facts["facts"]["unchanged"])
+    passed = len(own(evidence, "nve1")) // bursts
+    everything = {**seen, "sent for each": len(out) // len(sizes), "packets of each burst": passed}
     return [happened("eve changes all that she is to change", everything, _COUNT), unchanged(evidence, first, second)]
 
 
