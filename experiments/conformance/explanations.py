@@ -52,9 +52,8 @@ _FLOWS = (
     "The draft marks Y, as IPsec can have keys of its own for each session and for each multicast group. The "
     "requirement speaks of each flow. This NVE knows one association for each ordered pair of NVEs and no finer "
     "granularity, so that all between the two shares a key: {failed} ({capture}, packets {packets}). Selectors (RFC "
-    "4301, section 4.4.1.1) see outer addresses and UDP ports, so IPsec could tell flows apart by the outer source "
-    "port, a hash of the inner flow, though neither by VNI nor by policy; we have not tried that. The group has a key "
-    "of its own: {held}."
+    "4301, section 4.4.1.1) see outer addresses and UDP ports, so IPsec could tell flows apart by outer source ports "
+    "if an NVE chose these by flow; we have not tried that. The group has a key of its own: {held}."
 )
 
 EXPLANATIONS: dict[tuple[str, str], Explanation] = {
