@@ -126,7 +126,8 @@ class Observer:
             inner = authenticated_by_ah(packet, data)
             if inner is not None:
                 spi, sequence = data[packet.transport + 4 : packet.transport + 8], data[packet.transport + 8 :][:4]
-                self._key(number, time, packet, "AH", spi, int.from_bytes(sequence, "big"), b"")
+                body = data[inner.transport : packet.end]
+                self._key(number, time, packet, "AH", spi, int.from_bytes(sequence, "big"), body)
                 self._packet(number, time, data, inner, "AH")
         else:
             self.seen.fact("other packets", number, packet.end - packet.transport)

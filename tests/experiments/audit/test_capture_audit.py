@@ -95,6 +95,11 @@ def test_padding_and_a_hidden_vni_show(tmp_path: Path) -> None:
     assert result.judgement("SEC-OP-3").verdict is IN_PART, "that there are dummies cannot be seen"
     steady = [(captures.START + n * 0.1, frame) for n, (_, frame) in enumerate(made)]
     assert audit(tmp_path, steady).judgement("SEC-OP-3").verdict is MET
+    beside = [(time + 100, frame) for time, frame in captures.ours(20, vni=200, seed=5, spi=1001)]
+    shown = audit(tmp_path, made + beside).finding("vni-in-clear")
+    assert shown is not None
+    assert shown.count == 20
+    assert "1 seen" in shown.text, "what stands where the VNI is hidden is none"
 
 
 def test_authentication_without_encryption_and_headers_only(tmp_path: Path) -> None:

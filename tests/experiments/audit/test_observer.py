@@ -238,6 +238,7 @@ def test_sizes_of_ah_are_no_sizes_of_a_channel_that_hides() -> None:
     seen = observe(*[ip_in(51, b"\x11\x04\0\0" + struct.pack("!II", 9, n) + bytes(12) + inner) for n in range(9)])
     assert seen.geneve.packets == 9
     assert seen.channel_sizes == {}
+    assert [(key.packets, key.bytes) for _, key in seen.keys] == [(9, 9 * len(inner))]
 
 
 def test_sealed_packets_are_encrypted_and_a_flow_is_one_however_random_it_looks() -> None:
