@@ -239,9 +239,10 @@ def _processing(case: _Case) -> Iterator[Reason]:
         else:
             yield Reason(NOT_MET, f"{text} {'Its impact is high.' if point else 'Nobody has evaluated it.'}", key)
     for way in case.ways:
-        if way.hides_everything:
+        if way.channel is not None:
+            reads = "can read nothing" if way.hides_everything else "could read, but does not act on, packets"
             for device, _, what, key in acting_devices(case.scenario, case.tenant):
-                text = f"Device {device} can read nothing of {way.what}, so its {what} is not there at all."
+                text = f"Device {device} {reads} of {way.what}, so its {what} is not there at all."
                 yield Reason(IN_PART, text, key)
     if not found:
         yield Reason(MET, f"Nobody acts on packets of tenant {case.name} before authenticating them.", case.ways[0].key
@@ -253,12 +254,12 @@ def _early_processing(case: _Case) -> Iterator[tuple[str, str]]:
     for way in case.ways:
         if not way.header >= BINDING:
             yield f"NVEs forward packets of {way.what} by a VNI that they have not authenticated.", way.key
-        if way.hides_everything:
-            continue
+        if way.channel is not None:
+            continue  # devices look for Geneve alone: what passes in a channel they forward unread
         for device, kind, what, key in acting_devices(case.scenario, case.tenant):
             if way.device_authenticates(device, kind):
                 continue
-            if way.profile is not None and way.profile.channel is None and way.hides_option(kind):
+            if way.hides_option(kind):
                 continue  # the device cannot read it, so it does not act on it
             reads = f"Device {device} reads option {option_key(*kind)} of {way.what} for {what}"
             yield f"{reads} and cannot authenticate it.", key
@@ -294,9 +295,8 @@ def _policies(case: _Case) -> Iterator[Reason]:
         text = f"Tenant {case.name} names the profile {entry.profile}, but a rule for all its packets always decides."
         yield Reason(NOT_MET, text, f"tenants.{case.name}.profile")
     for way in case.ways:
-        channel = None if way.profile is None else way.profile.channel
-        if channel is not None:
-            name = channel.protocol.value.upper()
+        if way.channel is not None:
+            name = way.channel.protocol.value.upper()
             text = f"{name} protects all that passes between two NVEs alike; it knows no flows of {way.what}."
             yield Reason(IN_PART, text, way.key)
         elif way.profile is None and not (case.delegates("encryption") and case.delegates("authentication")):
@@ -318,10 +318,9 @@ def _keys(case: _Case) -> Iterator[Reason]:
                 yield Reason(NOT_MET, f"There are no keys for {way.what}.", way.key)
             continue
         yield from _granularity(case, way, told_apart)
-        channel = None if way.profile is None else way.profile.channel
-        if case.tenant.multicast and channel is not None:
+        if case.tenant.multicast and way.channel is not None:
             key = f"tenants.{case.name}.multicast"
-            if channel.protocol is ChannelProtocol.DTLS:
+            if way.channel.protocol is ChannelProtocol.DTLS:
                 yield Reason(NOT_MET, f"DTLS has no keys for the multicast groups of tenant {case.name}.", key)
             else:
                 text = f"Groups of tenant {case.name} have keys of their own, but any member could send as another."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from experiments.audit.patterns import describe_sizes, merged, networks_of, opaque_keys
-from experiments.audit.payload import SECURED, Content, looks_random
+from experiments.audit.payload import AUTHENTICATING, SECURED, Content, looks_random
 from experiments.audit.records import Key, Seen
 from experiments.audit.result import LEVELS, Judgement, Reason, Verdict, make_judgement
 from geneve.security.option import EGRESS_TYPE, GROUP_TYPE, is_mechanism_option
@@ -19,7 +19,7 @@ UNKNOWN, NOT_APPLICABLE = Verdict.UNKNOWN, Verdict.NOT_APPLICABLE
 
 _CLEAR_STATES = ("plain", "authenticated")
 """States in which the inner packet can be read."""
-_READABLE = frozenset({Content.CLEAR, Content.UNKNOWN})
+_READABLE = frozenset({Content.CLEAR, Content.UNKNOWN, Content.AUTHENTICATED})
 
 
 def evaluate(seen: Seen) -> tuple[Judgement, ...]:
@@ -43,7 +43,8 @@ def unprotected(seen: Seen) -> int:
 
 def content_packets(seen: Seen, state: str, contents: Iterable[Content]) -> int:
     """Return how many packets in ``state`` carry one of ``contents``."""
-    return sum(packets_of(seen, f"content: {state}: {content.value}") for content in contents)
+    names = [f"content: {state}: {content.value}" for content in contents]
+    return sum(seen.facts[name].packets for name in names if name in seen.facts)
 
 
 def _share(part: int, whole: int) -> str:
@@ -68,14 +69,18 @@ def _payload_encrypted(seen: Seen) -> Iterator[Reason]:
     own = sum(content_packets(seen, state, SECURED) for state in _CLEAR_STATES)
     random = sum(content_packets(seen, state, {Content.RANDOM}) for state in _CLEAR_STATES)
     bare = sum(content_packets(seen, state, {Content.EMPTY}) for state in _CLEAR_STATES)
+    agreeing = sum(content_packets(seen, state, {Content.IKE}) for state in _CLEAR_STATES)
     if clear:
         text = f"{_share(clear, total)} show an inner payload that nobody encrypts."
-        yield Reason(NOT_MET if clear * 2 > total - bare else IN_PART, text)
+        yield Reason(NOT_MET if clear * 2 > total - bare - agreeing else IN_PART, text)
     if own:
         text = f"{_share(own, total)} carry a tenant's own encryption; their inner headers can be read."
         yield Reason(IN_PART, text)
     if random:
         text = f"{_share(random, total)} have a payload without a pattern, encrypted by the tenant or just compressed."
+        yield Reason(IN_PART, text)
+    if agreeing:
+        text = f"{_share(agreeing, total)} are a tenant's IKE, which agrees on keys and carries no data."
         yield Reason(IN_PART, text)
     if bare:
         yield Reason(IN_PART, f"{_share(bare, total)} have readable inner headers and no payload.")
@@ -147,7 +152,7 @@ def _patterns(seen: Seen) -> Iterator[Reason]:
 def _payload_authenticated(seen: Seen) -> Iterator[Reason]:
     """SEC-OP-4."""
     bare, total = unprotected(seen), seen.geneve.packets
-    own = content_packets(seen, "plain", SECURED)
+    own = content_packets(seen, "plain", AUTHENTICATING)
     if own:
         yield Reason(IN_PART, f"{_share(own, total)} leave authentication to a protocol of the tenant's.")
     if bare - own > 0:

@@ -255,8 +255,8 @@ FAULTS = (
     Fault("esp_instead", esp_instead,
           {"SEC-OP-3": NOT_MET, "SEC-OP-7": IN_PART, "SEC-OP-9": IN_PART, "SEC-OP-10": NOT_MET}, _CHANNEL, "mechanism"),
     Fault("ah_instead", ah_instead,
-          {"SEC-OP-1": NOT_MET, "SEC-OP-2": NOT_MET, "SEC-OP-3": NOT_MET, "SEC-OP-7": NOT_MET, "SEC-OP-9": IN_PART,
-           "SEC-OP-10": NOT_MET}, f"{_CHANNEL} AH shows everything, and devices read it without a key.",
+          {"SEC-OP-1": NOT_MET, "SEC-OP-2": NOT_MET, "SEC-OP-3": NOT_MET, "SEC-OP-7": IN_PART, "SEC-OP-9": IN_PART,
+           "SEC-OP-10": NOT_MET}, f"{_CHANNEL} AH shows everything.",
           "mechanism"),
     Fault("plain_instead", plain_instead, dict.fromkeys(LEVELS, NOT_MET), _NOTHING, "mechanism"),
 )  # fmt: skip

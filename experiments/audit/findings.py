@@ -73,6 +73,14 @@ def _contents(seen: Seen) -> Iterator[Finding]:
         "is not recognised, or only compressed.", f"Ask the tenants which. {_ENCRYPT}",
         _content(seen, [Content.RANDOM]),
     )  # fmt: skip
+    yield from _make(
+        "payload-authenticated-by-tenant", HIGH, (1,), "Tenants authenticate this payload themselves (AH, or ESP with "
+        "a NULL cipher), and everybody on the path can read it.", _ENCRYPT, _content(seen, [Content.AUTHENTICATED]),
+    )  # fmt: skip
+    yield from _make(
+        "tenant-key-exchange", INFORMATION, (1,), "Tenants agree on keys by IKE; that what they send is encrypted only "
+        "shows where ESP is seen.", "Look for their ESP, or ask them.", _content(seen, [Content.IKE]),
+    )  # fmt: skip
     names = sorted(item.value for item in SECURED if _content(seen, [item]).packets)
     yield from _make(
         "payload-secured-by-tenant", LOW, (1, 4, 6), f"Tenants protect this payload themselves ({', '.join(names)}); "
@@ -102,7 +110,9 @@ def _contents(seen: Seen) -> Iterator[Finding]:
 
 def _information(seen: Seen) -> Iterator[Finding]:
     """Geneve information in clear (SEC-OP-2), and what could be changed in it (SEC-OP-5)."""
-    vnis = len(seen.networks)
+    hidden, zero = seen.facts.get("VNI hidden"), seen.networks.get(0)
+    only_hidden = hidden is not None and zero is not None and zero.packets == hidden.packets
+    vnis = len(seen.networks) - only_hidden
     yield from _make(
         "vni-in-clear", MEDIUM, (2, 3), f"VNIs are in clear ({vnis} seen): packets can be counted for each tenant.",
         "Evaluate what that tells; hide the VNI or encrypt whole Geneve packets where it is too much.",
@@ -187,8 +197,9 @@ def _keys(seen: Seen) -> Iterator[Finding]:
     )  # fmt: skip
     channels = [key for place, key in seen.keys if place[0] != "security option"]
     yield from _make(
-        "key-for-a-pair", LOW, (10,), f"{len(channels)} channels protect all that passes between two ends alike: VNIs "
-        "and flows share keys.", "Accept it in writing, or protect flows apart.", _total(channels),
+        "key-for-a-pair", LOW, (10,), f"All that passes between two ends of a channel is protected alike, so VNIs and "
+        f"flows share keys (channels: {len(channels)}).", "Accept it in writing, or protect flows apart.",
+        _total(channels),
     )  # fmt: skip
     yield from _make(
         "project-port", INFORMATION, (), "DTLS on the port that this project uses for Geneve.", "Nothing.",

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 
 from experiments.audit.counters import Count, Table
 from experiments.audit.inside import flow_key, read_inside
-from experiments.audit.payload import entropy, is_dtls, is_wireguard, recognise
+from experiments.audit.payload import Content, entropy, is_dtls, is_wireguard, recognise
 from experiments.audit.records import (
     MAX_FLOWS,
     MAX_NAMES,
+    OPAQUE,
     SAMPLE,
     Flow,
     Key,
@@ -125,7 +126,8 @@ class Observer:
             inner = authenticated_by_ah(packet, data)
             if inner is not None:
                 spi, sequence = data[packet.transport + 4 : packet.transport + 8], data[packet.transport + 8 :][:4]
-                self._key(number, time, packet, "AH", spi, int.from_bytes(sequence, "big"), b"")
+                body = data[inner.transport : packet.end]
+                self._key(number, time, packet, "AH", spi, int.from_bytes(sequence, "big"), body)
                 self._packet(number, time, data, inner, "AH")
         else:
             self.seen.fact("other packets", number, packet.end - packet.transport)
@@ -256,7 +258,7 @@ class Observer:
             self.seen.keys.put(place, key)
         key.add(number, len(body))
         key.gaps.add(time)
-        if key.inner_at is None:
+        if key.inner_at is None and name in OPAQUE:
             count_size(self.seen.channel_sizes.setdefault(name, {}), len(body))
         if len(key.sample) < SAMPLE:
             key.sample += body[_LONGEST_IV:][-256:]
@@ -364,7 +366,7 @@ class Observer:
                 option.more = True
             ours = ours or span.option_class == SECURITY_CLASS
             if isinstance(span, SecuritySpan):
-                self._spi(number, span, packet, outer)
+                self._spi(number, end - start, span, packet, outer)
         if not ours:
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
@@ -372,14 +374,14 @@ class Observer:
             self._shapes[packet[BASE_HEADER_SIZE:]] = shape
         return shape
 
-    def _spi(self, number: int, span: SecuritySpan, packet: bytes, outer: bytes) -> None:
+    def _spi(self, number: int, size: int, span: SecuritySpan, packet: bytes, outer: bytes) -> None:
         half = (len(outer) - 4) // 2
         place = ("security option", span.type, span.spi)
         key = self.seen.keys.get(place)
         if key is None:
             key = Key(0.0)
             self.seen.keys.put(place, key)
-        key.add(number)
+        key.add(number, size)
         if len(key.vnis) < MAX_NAMES:
             key.vnis.add(int.from_bytes(packet[4:7], "big"))
         if len(key.pairs) < MAX_NAMES:
@@ -413,11 +415,11 @@ class Observer:
             flow.inside = flow.inside or inside
             payload = data[inside.data_at : inside.data_end]
             if payload and not inside.control:
-                if flow.content is None:
+                if flow.content in (None, Content.IKE):  # on one port, IKE comes first and ESP follows
                     flow.content = recognise(
                         inside.protocol or 0, inside.source_port, inside.destination_port, payload,
                         inside.data_end - inside.data_at,
-                    )  # fmt: skip
+                    ) or flow.content  # fmt: skip
                 flow.sample += payload[: SAMPLE - len(flow.sample)]
         elif flow.inside is None:
             flow.sample += data[at:end][-256:][: SAMPLE - len(flow.sample)]

@@ -10,22 +10,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.audit.result import TITLES, AuditResult, Risk, Verdict
+from experiments.underlay import LINK_NAMES
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1.2rem; overflow-wrap: anywhere; }
+       padding: 0 1.2rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #bbb; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; margin: .8rem 0; }
 th, td { border: 1px solid #ccc; padding: .25rem .5rem; text-align: left; vertical-align: top; }
-th { background: #f2f2f2; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
+th { background: #f2f2f2; } th.number { text-align: right; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.names { white-space: nowrap; } td.several { min-width: 9rem; } .long { overflow-wrap: anywhere; }
 td.mark { white-space: nowrap; font-weight: 600; } td p { margin: 0 0 .2rem; }
 .met { background: #e6f2e6; } .not-met { background: #fbe3e0; } .in-part { background: #fdf3d7; }
 .cannot-be-known { background: #e8eef7; } .not-applicable { background: #f2f2f2; }
 .high { background: #fbe3e0; } .medium { background: #fdf3d7; } .low { background: #f4f4ea; }
 .information { background: #f2f2f2; }
-.note { color: #444; } code { font-size: 12.5px; }
+.note { color: #444; } code { font-size: .88em; }
 @media print { body { max-width: none; margin: 0; font-size: 11px; } table { font-size: 10px; }
-  tr { break-inside: avoid; } h2 { break-after: avoid; }
+  tr, .whole { break-inside: avoid; }
+  th, td { padding: .2rem .3rem; } td.several { min-width: 7rem; } h2 { break-after: avoid; }
   td.mark { border-left: 4px solid #444; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -37,6 +41,11 @@ _ABOUT = {
     "'cannot be known' means what it says. Counts are of packets; numbers of packets are those that Wireshark shows.",
     "deployment": "What a scenario file says, requirement by requirement; the worst answer for any tenant counts.",
 }
+
+_LONG = 24
+"""Letters without a space from which on a word may be broken anywhere: shorter ones keep columns readable."""
+_SAID_TWICE = frozenset({"option", "owner"})
+"""Columns that the page leaves out: an option's name has both in it."""
 
 _TABLES = (
     ("talks", "Who talks to whom, with what"), ("vnis", "Virtual networks"), ("options", "Options"),
@@ -58,7 +67,7 @@ def render(result: AuditResult) -> str:
         "<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8">',
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         f"<title>Audit of {_text(result.source)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>Geneve security audit</h1><p><code>{_text(result.source)}</code></p>",
+        f'<h1>Geneve security audit</h1><p class="long"><code>{_text(result.source)}</code></p>',
         f'<p class="note">{_text(_ABOUT[result.kind])}</p>',
         f"<p>{_text(headline(result))}</p>", _requirements(result), _findings(result), _inventory(result.inventory),
         '<p class="note">Requirements: draft-mglt-nvo3-geneve-security-requirements-06.</p></body></html>',
@@ -95,18 +104,23 @@ def _findings(result: AuditResult) -> str:
         packets = ", ".join(map(str, item.packets)) + (", ..." if item.count > len(item.packets) > 0 else "")
         rows.append(
             f"<tr>{_mark(item.risk.value)}<td><b>{_text(item.text)}</b><p>{_text(item.action)}</p></td>"
-            f"<td>{_text(', '.join(item.requirements))}</td><td class=\"number\">{item.count or ''}</td>"
+            f"<td class=\"names\">{'<br>'.join(map(_text, item.requirements))}</td>"
+            f"<td class=\"number\">{item.count or ''}</td>"
             f"<td>{_text(packets)}</td></tr>"
         )
-    head = "<tr><th>Risk</th><th>What, and what to do</th><th>Requirements</th><th>Packets</th><th>First</th></tr>"
+    head = "<tr><th>Risk</th><th>What, and what to do</th><th>Touches</th><th class=\"number\">Packets</th>"
+    head += "<th>First</th></tr>"
     return f"<h2>Findings</h2><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _inventory(inventory: dict[str, Any]) -> str:
     parts = []
     if "file" in inventory:
-        rows = "".join(f"<tr><th>{_text(_label(k))}</th>{_cell(v)}</tr>" for k, v in inventory["file"].items())
-        parts.append(f"<h2>The file</h2><table><tbody>{rows}</tbody></table>")
+        there = {name: value for name, value in inventory["file"].items() if value not in (None, "")}
+        if "link_types" in there:
+            there["link_types"] = [LINK_NAMES.get(number, number) for number in there["link_types"]]
+        rows = "".join(f"<tr><th>{_text(_label(k))}</th>{_cell(_plain(v))}</tr>" for k, v in there.items())
+        parts.append(f'<h2>The file</h2><table class="whole"><tbody>{rows}</tbody></table>')
     for name, title in _TABLES:
         if inventory.get(name):
             parts.append(f"<h2>{_text(title)}</h2>{_table(inventory[name])}")
@@ -115,7 +129,9 @@ def _inventory(inventory: dict[str, Any]) -> str:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{_text(_label(name))}</th>" for name in names)
+    names = [name for name in names if "name" not in names or name not in _SAID_TWICE]
+    names = [name for name in names if any(row.get(name) not in (None, "", {}, []) for row in rows)]
+    head = "".join(f"<th{_number(rows[0].get(name))}>{_text(_label(name))}</th>" for name in names)
     body = "".join(f"<tr>{''.join(_cell(row.get(name)) for name in names)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -125,8 +141,16 @@ def _label(name: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    kind = ' class="number"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
-    return f"<td{kind}>{_text(_plain(value))}</td>"
+    text = _plain(value)
+    if isinstance(value, dict) and len(value) > 1:
+        kind = ' class="several"'
+    else:
+        kind = ' class="long"' if any(len(word) > _LONG for word in text.split()) else ""
+    return f"<td{_number(value) or kind}>{_text(text)}</td>"
+
+
+def _number(value: Any) -> str:
+    return ' class="number"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
 
 
 def _plain(value: Any) -> str:
@@ -139,7 +163,7 @@ def _plain(value: Any) -> str:
         there = [(name, item) for name, item in value.items() if item not in (None, {})]
         return "; ".join(f"{_label(str(name))}: {_plain(item)}" for name, item in there)
     if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(item) if not isinstance(item, list) else " x ".join(map(str, item)) for item in value)
+        return ", ".join("\u00a0x\u00a0".join(map(str, i)) if isinstance(i, list) else _plain(i) for i in value)
     return str(value)
 
 

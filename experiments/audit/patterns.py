@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from experiments.audit.records import OTHER_SIZES, Key, Network, Seen
+from experiments.audit.records import OPAQUE, OTHER_SIZES, Key, Network, Seen
 
 ENOUGH_PACKETS = 50
 """Packets from which on a distribution of sizes says something."""
@@ -68,5 +68,5 @@ def opaque_keys(seen: Seen) -> list[tuple[str, Key]]:
     return [
         (str(place[0]), key)
         for place, key in seen.keys
-        if place[0] in ("ESP", "ESP in UDP", "DTLS", "WireGuard", "MACsec") and key.inner_at is None
+        if place[0] in OPAQUE and key.inner_at is None
     ]

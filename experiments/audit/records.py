@@ -16,6 +16,8 @@ SAMPLE = 1024
 """Bytes of payload kept of each flow, to judge what they are."""
 MAX_FLOWS, MAX_VNIS, MAX_OPTIONS, MAX_KEYS, MAX_TALKS, MAX_SIZES, MAX_NAMES = 8192, 512, 512, 4096, 4096, 512, 16
 OTHER_SIZES = -1
+OPAQUE = frozenset({"ESP", "ESP in UDP", "DTLS", "WireGuard", "MACsec"})
+"""Channels that hide what they carry, unless it is found in clear in them."""
 
 _FOR_NVE = frozenset({EGRESS_TYPE, GROUP_TYPE})
 

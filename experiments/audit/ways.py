@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from geneve.control.channel import ChannelProtocol, Cipher
+from geneve.control.channel import Channel, ChannelProtocol, Cipher
 from geneve.control.profile import Coverage, InnerCoverage, KeyGranularity, PaddingMode, Profile
 from geneve.control.rules import Action, Rule
 from geneve.header import HeaderField
@@ -49,6 +49,11 @@ class Way:
         return f"{who} ({'no protection' if self.profile is None else f'profile {self.profile.name}'})"
 
     @property
+    def channel(self) -> Channel | None:
+        """The channel below Geneve; None with security options and without protection."""
+        return None if self.profile is None else self.profile.channel
+
+    @property
     def encrypts(self) -> InnerCoverage:
         """How much of the inner frame is encrypted."""
         if self.profile is None:
@@ -78,7 +83,7 @@ class Way:
     @property
     def hides_everything(self) -> bool:
         """Whether the whole Geneve packet is encrypted."""
-        return self.profile is not None and self.profile.channel is not None and self.encrypts is InnerCoverage.ALL
+        return self.channel is not None and self.encrypts is InnerCoverage.ALL
 
     def hides_field(self, field: HeaderField) -> bool:
         """Whether a header field shows a constant, or nothing, on the wire."""
@@ -114,8 +119,7 @@ class Way:
     @property
     def authenticates_outer(self) -> bool:
         """Whether the outer IP header is under an integrity check: AH's is, nothing else here does that."""
-        channel = None if self.profile is None else self.profile.channel
-        return channel is not None and channel.protocol is ChannelProtocol.AH
+        return self.channel is not None and self.channel.protocol is ChannelProtocol.AH
 
     @property
     def pads(self) -> bool:

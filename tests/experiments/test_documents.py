@@ -15,8 +15,12 @@ from experiments import (
     results,
     telemetry_analysis,
 )
+from experiments.conformance import analysis as conformance_analysis
+from experiments.conformance.verdicts import Agreement
+from experiments.conformance.verdicts import Verdict as Conformance
 from experiments.dataplane import flood_analysis, scale_analysis
 from experiments.dataplane.kinds import KINDS
+from experiments.mechanism.probe import Weight
 from experiments.mechanisms import compared_analysis, partial_analysis
 from experiments.peers import analysis as peers_analysis
 from experiments.peers.registry import CONTENDERS
@@ -37,6 +41,8 @@ TABLES = {
     **{f"flood-{name}.csv": columns for name, columns in flood_analysis.TABLES.items()},
     **{f"mechanisms-{name}.csv": columns for name, columns in compared_analysis.TABLES.items()},
     **{f"partial-{name}.csv": columns for name, columns in partial_analysis.TABLES.items()},
+    "conformance.csv": conformance_analysis.COLUMNS,
+    "conformance-findings.csv": conformance_analysis.FINDING_COLUMNS,
     "control-scale.csv": control_scale_analysis.COLUMNS,
     "control-scale-growth.csv": control_scale_analysis.GROWTH_COLUMNS,
 }
@@ -70,6 +76,34 @@ def test_every_status_attack_verdict_and_profile_is_explained() -> None:
         assert f"| {verdict} |" in text
     for name in EXPERIMENTS:
         assert f"\n## {name.capitalize()}" in text
+
+
+def _section(file: str) -> str:
+    """Return what results/README.md says of a table: from its name to the blank line behind its own rows."""
+    text = (ROOT / "results/README.md").read_text(encoding="utf-8")
+    return re.split(r"\n\n(?!\|)", text[text.index(f"\n`{file}`") + 1 :], maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "columns"),
+    [
+        ("conformance.csv", conformance_analysis.COLUMNS),
+        ("conformance-findings.csv", conformance_analysis.FINDING_COLUMNS),
+    ],
+)
+def test_the_columns_of_conformance_are_explained_with_their_own_table(file: str, columns: tuple[str, ...]) -> None:
+    assert set(columns) - set(re.findall(r"`([^`\n]+)`", _section(file))) == set()
+
+
+def test_what_conformance_can_say_is_explained_and_its_raw_files_are() -> None:
+    verdicts = set(re.findall(r"`([^`]+)`", _section("conformance.csv")))
+    assert {verdict.value for verdict in Conformance} - verdicts == set()
+    said = set(re.findall(r"`([^`]+)`", _section("conformance-findings.csv")))
+    assert {weight.value for weight in Weight} - said == set()
+    assert {item.value for item in Agreement if item.value} - said == set()
+    text = (ROOT / "results/README.md").read_text(encoding="utf-8")
+    assert f"`conformance/{conformance_analysis.DEPLOYMENTS}`" in text
+    assert f"`conformance/{conformance_analysis.PLAN}`" in text
 
 
 def test_every_contender_of_the_benchmark_is_described_with_its_mtu() -> None:

@@ -46,6 +46,12 @@ def geneve(vni: int, inner: bytes, options: Sequence[Option] = (), *, oam: bool 
     return make_packet(BaseHeader(vni=vni, protocol_type=kind, oam=oam), options, inner).build()
 
 
+def ike(size: int) -> bytes:
+    """An IKE message of ``size`` bytes: SPIs, next payload, version 2, IKE_SA_INIT, initiator, number 0, length."""
+    head = b"initiatr" + bytes(8) + bytes([33, 0x20, 34, 8]) + bytes(4) + size.to_bytes(4, "big")
+    return head + random.Random(size).randbytes(size - len(head))
+
+
 def words(chance: random.Random, size: int) -> bytes:
     text = b" ".join(chance.choice((b"price", b"order", b"customer", b"name", b"amount")) for _ in range(size // 4))
     return text[:size]

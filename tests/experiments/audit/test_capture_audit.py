@@ -95,6 +95,11 @@ def test_padding_and_a_hidden_vni_show(tmp_path: Path) -> None:
     assert result.judgement("SEC-OP-3").verdict is IN_PART, "that there are dummies cannot be seen"
     steady = [(captures.START + n * 0.1, frame) for n, (_, frame) in enumerate(made)]
     assert audit(tmp_path, steady).judgement("SEC-OP-3").verdict is MET
+    beside = [(time + 100, frame) for time, frame in captures.ours(20, vni=200, seed=5, spi=1001)]
+    shown = audit(tmp_path, made + beside).finding("vni-in-clear")
+    assert shown is not None
+    assert shown.count == 20
+    assert "1 seen" in shown.text, "what stands where the VNI is hidden is none"
 
 
 def test_authentication_without_encryption_and_headers_only(tmp_path: Path) -> None:
@@ -230,3 +235,27 @@ def test_ports_are_the_callers_choice(tmp_path: Path, port: int) -> None:
     path = tmp_path / "a.pcap"
     path.write_bytes(pcap(timed(outer(geneve(1, bytes(60)), port=port))))
     assert audit_capture(path, ports=[7000]).inventory["file"]["geneve_packets"] == (port == 7000)
+
+
+def inner_ip(protocol: int, data: bytes) -> bytes:
+    """An inner Ethernet frame with IPv4 and ``protocol``."""
+    frame = ip_in(protocol, data)
+    return geneve(7, frame)
+
+
+def test_a_tenants_ah_is_readable_and_its_ike_is_no_data(tmp_path: Path) -> None:
+    ah = bytes([6, 4]) + bytes(2) + struct.pack("!II", 0x1001, 1) + bytes(12)
+    readable = [outer(inner_ip(51, ah + b"words in clear " * 20)) for _ in range(20)]
+    result = audit(tmp_path, timed(*readable))
+    assert result.judgement("SEC-OP-1").verdict is NOT_MET
+    assert result.judgement("SEC-OP-4").verdict is IN_PART, "the tenant authenticates it"
+    finding = result.finding("payload-authenticated-by-tenant")
+    assert finding is not None
+    assert finding.risk is Risk.HIGH
+    assert result.finding("payload-secured-by-tenant") is None
+
+    frame = ip_frame("10.0.0.1", "10.0.0.2", 500, captures.ike(200), source_port=500)
+    result = audit(tmp_path, timed(outer(geneve(7, frame))))
+    assert result.judgement("SEC-OP-1").verdict is IN_PART
+    assert result.finding("tenant-key-exchange") is not None
+    assert result.finding("payload-secured-by-tenant") is None

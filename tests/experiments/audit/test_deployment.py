@@ -153,3 +153,17 @@ def test_a_device_authenticates_what_is_hidden_for_it_and_not_what_is_hidden_fro
     assert not hidden.device_authenticates("t2", tag)
     assert shown.device_authenticates("t1", tag)
     assert not bare.device_authenticates("t1", tag)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "words"),
+    [
+        ("ah", "could read, but does not act on"), ("esp-null", "could read, but does not act on"),
+        ("dtls-null", "could read, but does not act on"), ("esp", "can read nothing"), ("dtls", "can read nothing"),
+    ],
+)  # fmt: skip
+def test_no_device_acts_on_what_passes_in_a_channel(mechanism: str, words: str) -> None:
+    judgement = of(GOOD.under(mechanism), "SEC-OP-7")
+    assert judgement.verdict is Verdict.IN_PART
+    assert judgement.reasons[0].key == "tenants.red.telemetry"
+    assert words in judgement.reasons[0].text

@@ -193,7 +193,7 @@ def test_what_our_own_ipsec_seals(name: str, version: int) -> None:
 @pytest.mark.parametrize(
     ("payload", "content"),
     [
-        (b"\x16\x03\x01\x00\x40" + bytes(64), "TLS"),
+        (b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03" + random.Random(1).randbytes(58), "TLS"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
         (random.Random(1).randbytes(900), "random"),
         (b"plain words and figures " * 20, "clear"),
@@ -212,13 +212,33 @@ def test_payload_over_tcp_is_recognised(payload: bytes, content: str) -> None:
         (b"\xc3\x00\x00\x00\x01" + bytes(100), 443, "QUIC"),
         (b"\x16\xfe\xfd" + bytes(60), 5684, "DTLS"),
         (b"\x01\0\0\0" + bytes(144), 51820, "WireGuard"),
-        (b"\0\0\0\x07" + bytes(60), 4500, "IPsec"),
+        (b"\0\0\x10\x07" + random.Random(1).randbytes(60), 4500, "IPsec"),
+        (b"a question and answer ok", 4500, "clear"),
+        (b"a question and answer ok", 500, "clear"),
+        (captures.ike(48), 500, "IKE"),
+        (bytes(4) + captures.ike(48), 4500, "IKE"),
         (b"a question and an answer", 53, "clear"),
     ],
 )
 def test_payload_over_udp_is_recognised(payload: bytes, port: int, content: str) -> None:
     seen = observe(outer(geneve(1, captures.ip_frame("10.0.0.1", "10.0.0.2", port, payload))))
     assert count(seen, f"content: plain: {content}") == 1
+
+
+def test_ike_on_the_port_of_esp_is_followed_by_esp() -> None:
+    chance = random.Random(1)
+    sent = [bytes(4) + captures.ike(60)] * 2 + [b"\0\0\x10\x07" + chance.randbytes(100) for _ in range(3)]
+    seen = observe(*[outer(geneve(1, captures.ip_frame("10.0.0.1", "10.0.0.2", 4500, data))) for data in sent])
+    assert count(seen, "content: plain: IPsec") == 5
+    assert count(seen, "content: plain: IKE") == 0
+
+
+def test_sizes_of_ah_are_no_sizes_of_a_channel_that_hides() -> None:
+    inner = outer(geneve(7, tcp_frame("10.0.0.1", "10.0.0.2", 80, b"words")))[34:]
+    seen = observe(*[ip_in(51, b"\x11\x04\0\0" + struct.pack("!II", 9, n) + bytes(12) + inner) for n in range(9)])
+    assert seen.geneve.packets == 9
+    assert seen.channel_sizes == {}
+    assert [(key.packets, key.bytes) for _, key in seen.keys] == [(9, 9 * len(inner))]
 
 
 def test_sealed_packets_are_encrypted_and_a_flow_is_one_however_random_it_looks() -> None:

@@ -92,6 +92,27 @@ def test_a_long_list_of_reasons_is_cut_on_the_page_only() -> None:
     assert len(result.as_dict()["requirements"][0]["reasons"]) == 100
 
 
+def test_words_of_the_inventory_stay_whole_and_empty_columns_are_left_out() -> None:
+    inventory: dict[str, Any] = {
+        "file": {"link_types": [1, 147], "frames": 9, "damage": ""},
+        "vnis": [
+            {"vni": "100", "packets": 12345678, "control": {}, "sizes": {"bits": 1.5, "most_frequent": [[60, 2]]}},
+        ],
+        "options": [
+            {"option": "0xff60:0x02", "owner": "somebody", "name": "0xff60:0x02 (somebody)", "example": "ab" * 30},
+        ],
+    }  # fmt: skip
+    text = page.render(AuditResult("capture", "x", (), (), inventory))
+    assert "Ethernet, 147" in text
+    assert "damage" not in text
+    assert "<th>control</th>" not in text
+    assert '<th class="number">packets</th>' in text
+    assert "60\u00a0x\u00a02" in text
+    assert text.count("somebody") == 1
+    assert f'<td class="long">{"ab" * 30}</td>' in text
+    assert '<td class="number">12345678</td>' in text
+
+
 def test_the_program_writes_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture = tmp_path / "ovn <b>.pcap"
     capture.write_bytes(captures.pcap(captures.ovn()))
