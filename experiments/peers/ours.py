@@ -157,7 +157,7 @@ class OurNve(Contender):
 
     def __init__(
         self, name: str, title: str, profile: Profile | None, devices: int = 0, *, export: bool = False,
-        batched: bool = True, ipsec: str = "auto", underlay_mtu: int = UNDERLAY_MTU, notes: str = "",
+        batched: bool = True, ipsec: str = "user-space", underlay_mtu: int = UNDERLAY_MTU, notes: str = "",
     ) -> None:  # fmt: skip
         super().__init__(Description(
             name, title, Kind.OURS, 2, overhead(profile, devices, underlay_mtu), protection(profile), encrypts(profile),

@@ -37,8 +37,14 @@ def between_nves(path: Path, testbed: Testbed) -> list[Frame]:
         return [frame for frame in reader if b"".join(ends) in frame.data[:54]]
 
 
-@pytest.mark.parametrize("underlay", ["small", "small-ipv6"])
-@pytest.mark.parametrize("mechanism", [profile.name for profile in CHANNEL_PROFILES])
+@pytest.mark.parametrize(
+    ("mechanism", "underlay"),
+    [
+        *((profile.name, "small") for profile in CHANNEL_PROFILES),
+        # NULL ciphers differ from the others in nothing that has to do with addresses.
+        *((name, "small-ipv6") for name in ("dtls", "esp", "esp-udp", "ah")),
+    ],
+)
 def test_tenants_talk_through_the_channel(mechanism: str, underlay: str, tmp_path: Path) -> None:
     with make_testbed_of(load_scenario(underlay).under(mechanism), tmp_path) as testbed:
         before = {nve: testbed.stats(nve)["drops"] for nve in ("nve1", "nve2")}
