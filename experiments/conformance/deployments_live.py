@@ -36,7 +36,7 @@ FAULTY = "planted"
 _SECONDS = 4.0
 
 
-def run(context: Context, mechanisms: Sequence[str], with_faults: bool = True) -> None:
+def run(context: Context, mechanisms: Sequence[str]) -> None:
     """Make each deployment, let its tenants and eve act, and write what is to be said of it."""
     text = scenario_path(SCENARIO).read_text(encoding="utf-8")
     context.run.update(scenarios={**context.run.record.get("scenarios", {}), SCENARIO: text})
@@ -51,8 +51,6 @@ def run(context: Context, mechanisms: Sequence[str], with_faults: bool = True) -
                     alone = seen_in(requirement, watched, name)
                     line = deployment_line(requirement, mechanism, alone, f"nothing, {ON_THE_WIRE}")
                     lines.write(json.dumps(line) + "\n")
-        if not with_faults:
-            return
         watched = watch(context, faulty(), f"deployment-{FAULTY}")
         for requirement, (fault, statement) in PLANTED.items():
             trial = seen_in(requirement, watched, FAULTY)

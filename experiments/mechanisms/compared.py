@@ -192,8 +192,8 @@ def _words(process: subprocess.Popen[str]) -> str:
         return process.communicate()[0]
 
 
-def _chosen() -> tuple[list[Variant], dict[Variant, str]]:
-    """Return what is measured, and why which of the kernel's mechanisms is not."""
+def _absent() -> dict[Variant, str]:
+    """Return why which of the kernel's mechanisms is not measured."""
     absent = {}
     for variant in IN_KERNEL:
         assert variant.profile is not None
@@ -201,15 +201,15 @@ def _chosen() -> tuple[list[Variant], dict[Variant, str]]:
         reason = xfrm.find_missing(variant.profile.channel)
         # These NVEs have their keys from a file, under which the kernel's numbers would start again with each process.
         absent[variant] = f"the kernel has none: {reason}" if reason else "the kernel's needs keys from the NVA"
-    return [*COMPARED, *(variant for variant in IN_KERNEL if variant not in absent)], absent
+    return absent
 
 
 def run(context: Context) -> None:
     """Run the experiment; every sample is on disk when this returns."""
-    chosen, absent = _chosen()
+    absent = _absent()
     plan = []
     for repeat in range(context.profile.repeats):
-        variants = list(chosen)
+        variants = list(COMPARED)
         context.random(f"order {repeat}").shuffle(variants)
         plan += [(variant, repeat) for variant in variants]
     names = [f"{variant.name}, repeat {repeat}" for variant, repeat in plan]
@@ -218,8 +218,8 @@ def run(context: Context) -> None:
     with context.writer(SAMPLES) as samples:
         for variant, reason in absent.items():
             samples.write(sample("kernel", variant.key(), None, "", reason))
-        context.progress.step("start the pairs of NVEs", START_SECONDS * len(chosen))
-        with Pairs(chosen, folder, lambda pair: _start_programs(pair, log)) as pairs:
+        context.progress.step("start the pairs of NVEs", START_SECONDS * len(COMPARED))
+        with Pairs(COMPARED, folder, lambda pair: _start_programs(pair, log)) as pairs:
             compared = Compared(context, pairs, samples)
             for variant in list(pairs.pairs):
                 context.progress.step(f"bytes per packet: {variant.name}", 1.0)
